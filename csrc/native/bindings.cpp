@@ -1,0 +1,7 @@
+// perfsuite._native: the native code that needs no torch.
+#include "register.h"
+
+PYBIND11_MODULE(_native, m) {
+  m.doc() = "Clock, phases, sampler and memory microbenchmarks. Needs no torch, no driver and no GPU to load.";
+  perfsuite::register_phases(m);
+}

@@ -1,0 +1,10 @@
+// One register function per area; bindings.cpp calls each once.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace perfsuite {
+
+void register_phases(pybind11::module_& m);
+
+}  // namespace perfsuite

@@ -1,0 +1,36 @@
+// What perfsuite._native lends to perfsuite._torch, so that clock, phase and scope are one state in the process.
+//
+// _native exports a PyCapsule named kCapsuleName that holds a SharedTable. A reader checks `version` and refuses
+// another one: the two libraries are built at different times.
+#pragma once
+
+#include <cstdint>
+
+namespace perfsuite {
+
+constexpr uint32_t kSharedVersion = 1;
+constexpr const char* kCapsuleName = "perfsuite._native.shared";
+
+// The innermost module and suite op that the calling thread is inside of; 0 where there is none. Ids come from intern().
+struct Scope {
+  uint32_t module;
+  uint32_t op;
+};
+
+struct SharedTable {
+  uint32_t version;
+  // Monotonic nanoseconds.
+  int64_t (*now_ns)();
+  // Index of the innermost open phase of the active phase clock, or -1.
+  int32_t (*current_phase)();
+  // Scope of the calling thread.
+  Scope (*current_scope)();
+  // True on the thread that started the active phase clock.
+  bool (*on_clock_thread)();
+  // Told by the op recorder, on the clock's thread, when an op begins and ends that no other op encloses. The clock
+  // splits each phase into op time and host time with them, independently of the recorder's own sums.
+  void (*op_begin)(int64_t now_ns);
+  void (*op_end)(int64_t now_ns);
+};
+
+}  // namespace perfsuite

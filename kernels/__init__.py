@@ -1,0 +1,1 @@
+"""Hot training operations, one file each: formula, reference, cost, cases, implementations."""

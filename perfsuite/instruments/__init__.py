@@ -1,0 +1,1 @@
+"""Things that observe a run, one file each."""

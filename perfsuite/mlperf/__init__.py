@@ -1,0 +1,1 @@
+"""MLPerf Training rules: logs, scores and, later, their checks."""

@@ -1,0 +1,1 @@
+"""Records rendered for people: terminal, page, JSON. Never imports torch."""

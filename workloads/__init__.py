@@ -1,0 +1,1 @@
+"""Training workloads, one file each: model, data, metric, target and hyperparameters."""
