@@ -1,1 +1,21 @@
-"""Things that observe a run, one file each."""
+"""Things that observe a run, one file each.
+
+An instrument has NAME, available(), start() and stop(); stop() returns plain data, and arithmetic on it is done elsewhere.
+"""
+
+from typing import NamedTuple
+
+
+class Availability(NamedTuple):
+    """Whether an instrument works on this machine, and why it does not."""
+
+    available: bool
+    reason: str | None
+
+
+YES = Availability(True, None)
+
+
+def no(reason: str) -> Availability:
+    """Not available, for this reason: one line that says what is missing and, where there is one, the way to mend it."""
+    return Availability(False, reason)
