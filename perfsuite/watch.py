@@ -1,0 +1,134 @@
+"""Turns instruments on and off: the only place that does.
+
+A Watch covers one clocked stretch of one process. The harness, `prove` and people's own loops all observe through it.
+"""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from perfsuite import _native
+from perfsuite.instruments import YES, Availability
+from perfsuite.instruments.sampler import Sampler
+
+PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
+
+
+class Watch:
+    """The phase clock and the sampler always; the op recorder when `recorders`.
+
+    Life: prepare() before warm-up, start() when the clock starts, stop() when it stops, then data(). Between start and
+    stop the owner calls begin_step() before each step and wraps its parts in phase(name).
+    """
+
+    def __init__(self, model: Any = None, recorders: bool = False) -> None:
+        self._clock = _native.PhaseClock(list(PHASES))
+        self._phases: dict[str, Any] = {}
+        self._sampler: Sampler | None = Sampler()
+        self._recorder = None
+        self._recorder_availability: Availability | None = None
+        self._step = 0
+        self._data: dict[str, Any] = {}
+        self._arrays: dict[str, np.ndarray] = {}
+        if recorders:
+            from perfsuite.instruments.ops import OpRecorder  # loads torch
+
+            recorder = OpRecorder(model)
+            self._recorder_availability = recorder.available()
+            if self._recorder_availability.available:
+                self._recorder = recorder
+
+    def phase(self, name: str) -> AbstractContextManager[Any]:
+        """Time inside it belongs to the phase of this name; phases nest, the inner one gets the time."""
+        phase = self._phases.get(name)
+        if phase is None:
+            phase = self._phases[name] = self._clock.phase(name)
+        return phase
+
+    def start(self) -> int:
+        """Start every instrument, the clock last. Returns monotonic ns."""
+        self._sampler.start()
+        if self._recorder is not None:
+            self._clock.set_split(True)
+            self._recorder.start()
+        return self._clock.start()
+
+    def set_arm(self, arm: str) -> None:
+        """For measuring the instruments' own cost, between start and stop: "off" stops all but the clock (which costs
+        nothing while no phase is entered), "clock_and_sampler" pauses the recorders, "recorders" turns everything on.
+        """
+        if arm == "off" and self._sampler is not None:
+            self._sampler.stop()
+            self._sampler = None
+        elif arm != "off" and self._sampler is None:
+            self._sampler = Sampler()
+            self._sampler.start()
+        if self._recorder is not None:
+            self._clock.set_split(arm == "recorders")
+            if arm == "recorders":
+                self._recorder.resume()
+            else:
+                self._recorder.pause()
+
+    def begin_step(self) -> None:
+        """What follows belongs to the next step."""
+        self._clock.begin_step()
+        if self._recorder is not None:
+            self._recorder.begin_step(self._step)
+        self._step += 1
+
+    def stop(self) -> int:
+        """Stop the clock, then every instrument. Returns monotonic ns."""
+        stopped_ns = self._clock.stop()
+        recorded = self._recorder.stop() if self._recorder is not None else None
+        sampled = self._sampler.stop()
+        self._collect(recorded, sampled)
+        return stopped_ns
+
+    def data(self) -> dict[str, Any]:
+        """Plain data of the stretch, under the names of a record's pass."""
+        return self._data
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its arrays, under the names of a pass's npz."""
+        return self._arrays
+
+    def _collect(self, recorded: dict[str, Any] | None, sampled: dict[str, Any]) -> None:
+        clock = self._clock
+        self._arrays = {
+            "step_table": clock.step_table(),
+            "step_starts": clock.step_starts(),
+            "timeline": clock.timeline(),
+            "sampler_t_ns": sampled.pop("t_ns"),
+            "sampler_values": sampled.pop("values"),
+            "sampler_late_ns": sampled.pop("late_ns"),
+        }
+        self._data = {
+            "start_ns": clock.start_ns,
+            "clock_ns": clock.elapsed_ns,
+            "num_steps": self._step,
+            "phases": clock.totals(),
+            "timeline_dropped": clock.timeline_dropped,
+            "sampler": sampled,
+            "ops": None,
+            "allocator": None,
+            "compiled_regions": 0,
+        }
+        if recorded is not None:
+            marks = recorded.pop("marks")
+            self._arrays["ops_mark_steps"] = marks["steps"]
+            self._arrays["ops_self_ns"] = marks["self_ns"]
+            self._arrays["ops_calls"] = marks["calls"]
+            self._data["allocator"] = recorded.pop("allocator", None)
+            self._data["compiled_regions"] = recorded.pop("compiled_regions", 0)
+            self._data["ops"] = recorded
+        self._data["instruments"] = self._instruments()
+
+    def _instruments(self) -> list[dict[str, Any]]:
+        rows = [{"name": "phase clock", **YES._asdict()}]
+        for name, availability in self._sampler.sources().items():
+            rows.append({"name": f"sampler: {name}", **availability._asdict()})
+        if self._recorder_availability is not None:
+            rows.append({"name": "op recorder", **self._recorder_availability._asdict()})
+        return rows
