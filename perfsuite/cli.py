@@ -58,7 +58,7 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--runs", type=click.IntRange(1), help="Scored runs; the workload's own number by default.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="First seed, the others follow it; drawn by default.")
 @click.option("--device", help="cpu or cuda; cuda where there is one by default.")
-@click.option("--use", multiple=True, callback=_use, metavar="OP=IMPL", help="Implementation of an op; may be repeated.")
+@click.option("--use", multiple=True, callback=_use, metavar="OP=IMPL", help="How an op is done; repeatable.")
 @click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True)
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
@@ -77,14 +77,14 @@ def run(workload: str, scale: str, runs: int | None, seed: int | None, device: s
 
     with RunProgress() as progress:
         if resume:
-            made, folder = harness.resume(record.find(resume, out), progress)
+            _, folder = harness.resume(record.find(resume, out), progress)
         else:
             request = harness.Request(
                 workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
                 data_folder=data, out=out, ledger=not no_ledger, host_stacks=host_stacks, target=target,
                 command=("perfsuite", *sys.argv[1:]),
             )  # fmt: skip
-            made, folder = harness.start(request, progress)
+            _, folder = harness.start(request, progress)
     account = _account(folder)
     _show(account, folder, as_json)
     score = account["score"]

@@ -1,12 +1,11 @@
 """What was built, which instruments work on this machine, and why others do not."""
 
-import importlib.metadata
 import importlib.util
 import shutil
 import sys
 from typing import Any
 
-from perfsuite import _native, machine
+from perfsuite import _native, conditions, machine
 from perfsuite.instruments import YES, Availability, no
 
 
@@ -50,18 +49,11 @@ def examine() -> list[dict[str, Any]]:
 
         for op in contract.names():
             for implementation in contract.load(op).implementations.values():
-                add("ops", f"{op}={implementation.name}", implementation.available(default_device()))
+                add("ops", f"{op}={implementation.name}", implementation.available(conditions.default_device()))
     ceilings, reason = machine.load_ceilings()
     add("machine", machine.machine_name(), YES if ceilings else no(reason or ""), "measured ceilings")
     add("machine", "python", YES, sys.version.split()[0])
     return rows
-
-
-def default_device() -> str:
-    """"cuda" where torch can use a GPU, else "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _package(name: str) -> Availability:
@@ -69,7 +61,3 @@ def _package(name: str) -> Availability:
         return no(f"not installed: pip install {name.replace('_', '-')}")
     return YES
 
-
-def version(name: str) -> str:
-    """Version of an installed package."""
-    return importlib.metadata.version(name.replace("_", "-"))

@@ -7,7 +7,6 @@
                 loss = model(batch)
 """
 
-import datetime
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import perfsuite
-from perfsuite import machine, record
+from perfsuite import conditions, machine, record
 from perfsuite.record import Record
 from perfsuite.watch import Watch
 
@@ -60,19 +59,16 @@ def account_for(name: str, model: Any = None, out: str | Path = "runs", device: 
 
 
 def _keep(name: str, out: Path, device: str, watch: Watch, error: str | None) -> Path:
-    from perfsuite.harness.one_pass import write_arrays
-    from perfsuite.harness.run import commit, machine_part
-
     folder = record.new_folder(out, f"{name.replace(' ', '-')}-{machine.machine_name()}")
     result = {"kind": "watch", "index": 0, "seed": None, "state": "failed" if error else "done", "error": error}
     result |= watch.data()
-    write_arrays(folder, result, watch.arrays())
+    record.save_arrays(folder, result, watch.arrays())
     made = Record(
         id=folder.name,
         kind="watch",
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=conditions.now(),
         command=list(sys.argv),
-        commit=commit(),
+        commit=conditions.commit(),
         perfsuite_version=perfsuite.__version__,
         workload=name,
         workload_path=None,
@@ -87,7 +83,7 @@ def _keep(name: str, out: Path, device: str, watch: Watch, error: str | None) ->
         seeds=[],
         data_folder=None,
         wanted={},
-        machine=machine_part(),
+        machine=conditions.machine_part(),
         passes=[result],
     )
     record.save(made, folder)

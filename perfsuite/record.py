@@ -9,6 +9,7 @@ Every file is written to a temporary name, flushed to the disk and renamed: a re
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -144,6 +145,14 @@ def load(folder: Path) -> Record:
     if missing:
         raise RecordError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}; restore it or run again")
     return Record(**{name: document[name] for name in names})
+
+
+def save_arrays(folder: Path, result: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write the arrays of a pass beside the record, atomically, and name their file in the pass."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    result["arrays"] = f"pass-{result['kind']}-{result['index']}.npz"
+    write_atomically(folder / result["arrays"], buffer.getvalue())
 
 
 def arrays_of(folder: Path, file_name: str) -> Mapping[str, np.ndarray]:

@@ -17,7 +17,7 @@ def olympic_mean(values: Sequence[float], drop: int = 1) -> float:
     """
     kept = sorted(values)[drop : len(values) - drop]
     if not kept:
-        raise ValueError(f"an olympic mean that drops {drop} at each end needs {2 * drop + 1} values, not {len(values)}")
+        raise ValueError(f"an olympic mean that drops {drop} + {drop} needs {2 * drop + 1} values, not {len(values)}")
     if not math.isfinite(kept[-1]):
         raise ValueError("more runs did not converge than an olympic mean may drop")
     return float(np.mean(kept))

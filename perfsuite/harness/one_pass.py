@@ -7,7 +7,6 @@ keeps in a file. The process dies with its parent.
 """
 
 import ctypes
-import io
 import json
 import os
 import signal
@@ -16,8 +15,6 @@ import traceback
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from perfsuite import record
 from perfsuite.harness import own_cost, page_cache
@@ -93,21 +90,13 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
             on_progress=lambda message: send({"event": "progress", **message}),
         )
     result |= trained.result | {"log": log_name}
-    write_arrays(folder, result, trained.arrays)
+    record.save_arrays(folder, result, trained.arrays)
     if recorders:
         send({"event": "own_cost"})
         result["overhead"] = _own_cost(trained, make_watch(trained.job), request["device"])
     from perfsuite.ceilings import yardstick
 
     result["yardstick"] = yardstick()
-
-
-def write_arrays(folder: Path, result: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Write a pass's arrays beside the record and name the file in the pass."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    result["arrays"] = f"pass-{result['kind']}-{result['index']}.npz"
-    record.write_atomically(folder / result["arrays"], buffer.getvalue())
 
 
 def _own_cost(trained: Trained, watch: Watch, device: str) -> dict[str, Any] | None:

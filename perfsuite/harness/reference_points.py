@@ -39,6 +39,7 @@ def make(
         results = list(pool.map(one, range(seeds)))
     path = _path(registry.load(workload))
     document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"schema": SCHEMA}
+    command = f"perfsuite rcp {workload} --scale {scale} --seeds {seeds}"
     document[scale] = points = {
         "batch_size": made.config["batch_size"],
         "target": made.target["value"],
@@ -47,7 +48,7 @@ def make(
         "samples_to_target": [r.get("samples") if r["reached"] else None for r in results],
         "quality": [r.get("quality") for r in results],
         "curves": {r["seed"]: [[e["samples"], e["quality"]] for e in r.get("evaluations", [])] for r in results},
-        "made_with": {"torch": version("torch"), "command": f"perfsuite rcp {workload} --scale {scale} --seeds {seeds}"},
+        "made_with": {"torch": version("torch"), "command": command},
     }
     record.write_json(path, document)
     return points, path

@@ -4,7 +4,6 @@ Clean passes, one a seed, carry the phase clock and the sampler only: they are s
 seed with the recorders on: it is explained. The host-stack pass, on request, repeats it with py-spy beside it.
 """
 
-import datetime
 import json
 import os
 import secrets
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import perfsuite
-from perfsuite import machine, record
+from perfsuite import conditions, machine, record
 from perfsuite.harness.one_pass import result_path
 from perfsuite.record import Record
 from perfsuite.workloads import registry
@@ -96,14 +95,14 @@ def new_record(request: Request) -> Record:
     return Record(
         id="",
         kind="run",
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=conditions.now(),
         command=list(request.command),
-        commit=commit(),
+        commit=conditions.commit(),
         perfsuite_version=perfsuite.__version__,
         workload=workload.NAME,
         workload_path=str(path.resolve()) if path else None,
         scale=request.scale,
-        device=request.device or default_device(),
+        device=request.device or conditions.default_device(),
         division=request.division,
         use=request.use,
         config=asdict(config),
@@ -113,34 +112,8 @@ def new_record(request: Request) -> Record:
         seeds=[first_seed + i for i in range(num_runs)],
         data_folder=str(data_folder),
         wanted={"ledger": request.ledger, "host_stacks": request.host_stacks},
-        machine=machine_part(),
+        machine=conditions.machine_part(),
     )
-
-
-def machine_part() -> dict[str, Any]:
-    """The machine part of a record: what it is and, where they are cached, its measured ceilings."""
-    ceilings, reason = machine.load_ceilings()
-    return {"fingerprint": machine.fingerprint(), "ceilings": ceilings, "ceilings_reason": reason}
-
-
-def default_device() -> str:
-    """"cuda" where torch can use a GPU, else "cpu"."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def commit() -> str | None:
-    """The commit of the working tree that the command is called in, with "+changes" where it is not clean."""
-    def git(*arguments: str) -> str | None:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    try:
-        head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    except FileNotFoundError:
-        return None
-    return f"{head}+changes" if head and changes else head
 
 
 def prepare(made: Record, folder: Path, observer: Observer) -> None:
