@@ -31,5 +31,6 @@ def table(listed: list[dict[str, Any]]) -> Table:
     for row in listed:
         sign = ">=" if row["higher_is_better"] else "<="
         target = f"{row['metric']} {sign} {row['target']:g} {row['unit']}"
-        out.add_row(row["workload"], row["scale"], row["mlperf"] or "-", target, str(row["runs"]), str(row["batch_size"]))
+        cells = (row["workload"], row["scale"], row["mlperf"] or "-", target, row["runs"], row["batch_size"])
+        out.add_row(*map(str, cells))
     return out
