@@ -177,12 +177,13 @@ def test_slow_calls_widen_the_bound_instead_of_breaking_it(standin):
         standin.reset(gpus=2)
         standin.lib.standin_call_takes(call_ms * 1_000_000)
         for i in range(2):
-            standin.load(low_w=100, high_w=LIMIT_W, duty=0.4, period_s=0.37, gpu=i)
-            standin.counter(update_ms=20, gpu=i)
+            standin.load(low_w=100, high_w=LIMIT_W, duty=0.5, period_s=8.0, phase_s=4.0, gpu=i)
+            standin.counter(update_ms=1, gpu=i)
         data = standin.sample(9.0)
-        for i in range(2):
-            got = energy_between(data, at(2.0), at(8.0), names=[f"gpu{i}"])
-            assert got["low_j"] <= standin.true_energy_j(2.0, 8.0, gpu=i) <= got["high_j"]
+        # From the low half into the high half: a value dated too early would show at one end only.
+        for i, t1_s in [(0, 6.0), (0, 7.1), (1, 6.0), (1, 7.1)]:
+            got = energy_between(data, at(2.0), at(t1_s), names=[f"gpu{i}"])
+            assert got["low_j"] <= standin.true_energy_j(2.0, t1_s, gpu=i) <= got["high_j"]
 
 
 def test_short_windows_say_so(standin):
