@@ -177,7 +177,7 @@ def test_slow_calls_widen_the_bound_instead_of_breaking_it(standin):
         standin.reset(gpus=2)
         standin.lib.standin_call_takes(call_ms * 1_000_000)
         for i in range(2):
-            standin.load(low_w=100, high_w=LIMIT_W, duty=0.5, period_s=8.0, phase_s=4.0, gpu=i)
+            standin.load(low_w=1, high_w=LIMIT_W, duty=0.5, period_s=8.0, phase_s=4.0, gpu=i)
             standin.counter(update_ms=1, gpu=i)
         data = standin.sample(9.0)
         # From the low half into the high half: a value dated too early would show at one end only.
