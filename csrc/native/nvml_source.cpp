@@ -136,7 +136,7 @@ const std::vector<NvmlSource::Call>& NvmlSource::status_calls() {
   return table;
 }
 
-NvmlSource::NvmlSource(const std::string& library, int64_t (*now_ns)()) : now_ns_(now_ns) {
+NvmlSource::NvmlSource(const std::string& library) {
   unavailable_ = load(library);
   if (!unavailable_.empty()) return;
   unsigned count = 0;
@@ -194,7 +194,7 @@ void NvmlSource::describe(Gpu& gpu, Device device) const {
     gpu.power_limit_reason = why("nvmlDeviceGetEnforcedPowerLimit", code, gpu.mig);
 }
 
-// Tries everything once, so that what this GPU or driver does not have is known with its reason and costs nothing later.
+// Tries everything once: what this GPU or driver does not have is then known with its reason, and costs nothing later.
 void NvmlSource::plan(const Gpu& gpu, Device device) {
   const std::string prefix = "gpu" + std::to_string(gpu.index) + "_";
   Plan plan;
@@ -240,13 +240,12 @@ void NvmlSource::plan_call(const Gpu& gpu, const Call& entry, Plan& plan, std::v
 }
 
 void NvmlSource::read(Reading& row) {
-  const int64_t begin = now_ns_();
   // Power and energy of all GPUs come first, nearest to the sample's time; read_ns bounds how much later that was.
   for (size_t i = 0; i < plans_.size(); ++i) {
     if (!gpus_[i].reason.empty()) continue;
     read_fields(plans_[i], row);
     read_calls(plans_[i], plans_[i].timed, row);
-    row.set(plans_[i].read_ns, double(now_ns_() - begin));
+    row.set(plans_[i].read_ns, row.elapsed_ns());
   }
   for (const Plan& plan : plans_) read_calls(plan, plan.rest, row);
 }

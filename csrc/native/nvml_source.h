@@ -1,8 +1,6 @@
 // NVIDIA GPUs through NVML, found at run time.
 #pragma once
 
-#include <functional>
-
 #include "nvml_abi.h"
 #include "source.h"
 
@@ -19,8 +17,7 @@ struct Gpu {
 
 class NvmlSource : public Source {
  public:
-  // `library` is what dlopen takes, e.g. "libnvidia-ml.so.1". `now_ns` is the sampler's clock.
-  NvmlSource(const std::string& library, int64_t (*now_ns)());
+  explicit NvmlSource(const std::string& library);  // what dlopen takes, e.g. "libnvidia-ml.so.1"
   ~NvmlSource() override;
   NvmlSource(const NvmlSource&) = delete;
   NvmlSource& operator=(const NvmlSource&) = delete;
@@ -68,7 +65,6 @@ class NvmlSource : public Source {
   void read_calls(const Plan& plan, const std::vector<PlannedCall>& calls, Reading& row);
   std::string why(const std::string& what, nvml::Return code, bool mig) const;
 
-  int64_t (*now_ns_)();
   nvml::Api api_;
   bool initialised_ = false;
   std::string unavailable_;

@@ -55,6 +55,7 @@ Rapl::Rapl(const std::string& powercap) {
     zones_.push_back({name, columns_.size(), file, range_j});
     columns_.push_back({"rapl_" + name + "_energy_j", "J", absent});
   }
+  if (any) columns_.push_back({"rapl_read_ns", "ns", ""});
   if (folders.empty()) unavailable_ = "no intel-rapl zone in " + powercap + ": the kernel or the hypervisor shows none";
   if (!folders.empty() && !any) unavailable_ = columns_[0].absent;
 }
@@ -76,6 +77,7 @@ void Rapl::read(Reading& row) {
     text[n] = '\0';
     row.set(zone.column, 1e-6 * double(std::strtoull(text, nullptr, 10)));
   }
+  if (columns_.size() > zones_.size()) row.set(zones_.size(), row.elapsed_ns());
 }
 
 }  // namespace perfsuite

@@ -43,8 +43,7 @@ int64_t due_ns(const SamplerConfig& config, int64_t k) {
 }
 
 struct Sampler::State {
-  explicit State(SamplerConfig c)
-      : config(std::move(c)), nvml(config.nvml, config.now_ns ? config.now_ns : now_ns), rapl(config.powercap) {
+  explicit State(SamplerConfig c) : config(std::move(c)), nvml(config.nvml), rapl(config.powercap) {
     for (Source* source : sources()) width += source->columns().size();
   }
 
@@ -85,7 +84,7 @@ void Sampler::State::sample(int64_t due) {
   const int64_t t = now();
   size_t first = 0;
   for (Source* source : sources()) {
-    Reading row(values.data(), first, failures);
+    Reading row(values.data(), first, failures, t, config.now_ns ? config.now_ns : now_ns);
     source->read(row);
     first += source->columns().size();
   }

@@ -21,17 +21,22 @@ struct Column {
 // One source's part of one sample.
 class Reading {
  public:
-  Reading(double* values, size_t first, std::vector<std::pair<size_t, std::string>>& failures)
-      : values_(values), first_(first), failures_(failures) {}
+  Reading(double* values, size_t first, std::vector<std::pair<size_t, std::string>>& failures, int64_t t_ns,
+          int64_t (*now_ns)())
+      : values_(values), first_(first), failures_(failures), t_ns_(t_ns), now_ns_(now_ns) {}
 
   void set(size_t column, double value) { values_[first_ + column] = value; }
   // The value stays missing; the reason is kept beside the data.
   void fail(size_t column, std::string reason) { failures_.emplace_back(first_ + column, std::move(reason)); }
+  // Time since the sample's own time: what has been set until now was read no later than this after it.
+  double elapsed_ns() const { return double(now_ns_() - t_ns_); }
 
  private:
   double* values_;
   size_t first_;
   std::vector<std::pair<size_t, std::string>>& failures_;
+  int64_t t_ns_;
+  int64_t (*now_ns_)();
 };
 
 class Source {
