@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perfsuite.account_phases import OpLine, Span
-from perfsuite.flops import flops, is_attention
+from perfsuite.flops import WRAPPERS, flops, is_attention
 from perfsuite.roofline import UNKNOWN, Machine, place
 
 COMPILED = ("CompiledFunction", "Torch-Compiled Region", "TorchDynamo", "CompiledFxGraph", "## Call CompiledFxGraph")
@@ -78,18 +78,18 @@ def _line(op: OpLine, shape: Mapping[str, Any], calls: int, self_ns: int, machin
 
 
 def _cost(row: Mapping[str, Any], shape: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Bytes and flops of one call. A call that moves nothing by itself (a view, or a composite op whose children are
-    rows of their own) computes nothing by itself either: its formula would count its children's work again.
-    """
+    """Bytes and flops of one call, without what the ops inside it, which are rows of their own, move and compute."""
     if not shape or is_hidden(row):
         return None, None
     cost = shape.get("cost") or {}
     call_bytes = cost["bytes"] if cost.get("bytes") is not None else shape["bytes"]
-    if call_bytes == 0:
-        return 0, 0
     if cost.get("flops") is not None:
         return call_bytes, cost["flops"]
-    return call_bytes, flops(row["name"], shape["signature"])
+    if row["name"] in WRAPPERS:
+        return call_bytes, 0
+    computed = flops(row["name"], shape["signature"])
+    # A view, or a composite op whose children did it all.
+    return call_bytes, 0 if computed is None and call_bytes == 0 else computed
 
 
 def op_notes(lines: Sequence[Mapping[str, Any]], compiled_regions: int) -> list[str]:

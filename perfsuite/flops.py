@@ -127,6 +127,15 @@ FORMULAS: dict[str, Formula] = {
                     _attention(1, 3, 2, _HEADS_THIRD)),
 }  # fmt: skip
 
+WRAPPERS = frozenset({
+    "aten::linear", "aten::convolution", "aten::_convolution", "aten::conv1d", "aten::conv2d", "aten::conv3d",
+    "aten::thnn_conv2d", "aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d",
+    "aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_efficient_attention", "aten::_scaled_dot_product_flash_attention_backward",
+    "aten::_scaled_dot_product_efficient_attention_backward",
+})  # fmt: skip
+"""Ops with a formula that leave the work to another op with one: in an account of both, theirs is 0."""
+
 
 def flops(name: str, signature: str) -> int | None:
     """Floating-point operations of one call of the op `name` with this signature, or None where not known."""

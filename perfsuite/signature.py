@@ -5,11 +5,12 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
-_TENSOR = re.compile(r"([a-z]+[a-z0-9_]*)\[([0-9, ]*)\]")
+_TENSOR = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[([0-9,]*)\]")
+_LIST = re.compile(r"\[\d+x")
 _ATTRIBUTE = re.compile(r"\b([a-z_]+)=([a-z0-9_.+-]+)", re.IGNORECASE)
 _ITEM_BYTES = {
-    "f64": 8, "f32": 4, "f16": 2, "bf16": 2, "f8e4m3": 1, "f8e5m2": 1, "c64": 8, "c128": 16,
-    "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "b8": 1, "bool": 1,
+    "f64": 8, "f32": 4, "f16": 2, "bf16": 2, "Float8_e4m3fn": 1, "Float8_e5m2": 1, "c64": 8, "c128": 16,
+    "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "bool": 1,
 }  # fmt: skip
 
 
@@ -49,7 +50,12 @@ def _tensors(text: str) -> tuple[Tensor, ...]:
 
 @lru_cache(maxsize=4096)
 def parse(text: str) -> Signature:
-    """The signature written in `text`. What is not understood is left out, so a reader must check the counts."""
+    """The signature written in `text`. Lists of tensors ("[24xf32 1.2M]") are left out: their shapes are not in it.
+
+    Without tensors where a shape was not plain ("f32[?]"), so that none is taken for another.
+    """
+    if "[?]" in text:
+        return Signature((), None, {})
     before, arrow, after = text.partition("->")
     attributes = {key.lower(): value.lower() for key, value in _ATTRIBUTE.findall(text)}
     return Signature(_tensors(before), _tensors(after) if arrow else None, attributes)
@@ -58,7 +64,7 @@ def parse(text: str) -> Signature:
 def write_share(text: str) -> float | None:
     """Share of the bytes of a call that are written: outputs over inputs and outputs, 0 to 1. None where not known."""
     signature = parse(text)
-    if not signature.outputs:
+    if not signature.outputs or _LIST.search(text):
         return None
     sizes_in = [tensor.size_bytes for tensor in signature.inputs]
     sizes_out = [tensor.size_bytes for tensor in signature.outputs]

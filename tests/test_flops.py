@@ -113,6 +113,7 @@ def test_a_causal_mask_counts_half_and_an_unknown_mask_not_at_all():
         ("aten::mm", "f32[4,5]"),  # an operand is missing
         ("aten::mm", "f32[4,5] f32[6,7] -> f32[4,7]"),  # not a product
         ("aten::mm", ""),
+        ("aten::bmm", "f32[?] f32[3,4,5] f32[3,5,6] -> f32[3,4,6]"),
         ("aten::convolution", "f32[2,4,16,16] f32[6,4,3,3]"),  # what came out was not recorded
         ("aten::convolution", "f32[2,4,8,8] f32[4,4,3,3] -> f32[2,4,16,16]"),  # plain or transposed: cannot tell
         ("aten::convolution_backward", "f32[2,6,14,14] f32[2,4,16,16]"),
@@ -128,10 +129,12 @@ def test_signature_is_read_back():
     assert signature.outputs[0].shape == (1024, 384)
     assert signature.attributes == {"causal": "1"}
     assert signature.inputs[1].size_bytes == 2
+    assert len(parse("[24xf32 1.2M] f32[2] -> f32[2]").inputs) == 1
 
 
 def test_write_share_is_of_bytes():
     assert write_share("f32[10] f32[10] -> f32[10]") == pytest.approx(1 / 3)
     assert write_share("bf16[10] -> f32[10]") == pytest.approx(2 / 3)
     assert write_share("f32[10] f32[10]") is None
+    assert write_share("[24xf32 1.2M] f32[2] -> f32[2]") is None
     assert write_share("odd[10] -> f32[10]") is None

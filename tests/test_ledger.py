@@ -296,6 +296,15 @@ def test_a_compiled_region_hides_its_ops():
     assert not any("compiled" in note for note in account(_record(_pass()), _arrays())["ledger"]["notes"])
 
 
+def test_a_wrapper_does_not_count_its_childs_work_again():
+    signature = "f32[2,4,16,16] f32[6,4,3,3] -> f32[2,6,14,14]"
+    rows = [_row("aten::convolution", "forward", 2, 1 * MS, [_shape(signature, 1, 100, 0)]),
+            _row("aten::mkldnn_convolution", "forward", 2, 400 * MS, [_shape(signature, 1, 100, 32768)])]  # fmt: skip
+    out = account(_record(_pass(ops=_pass()["ops"] | {"rows": rows})), _arrays())
+    assert _op(out, "aten::convolution")["flops"] == 0
+    assert _op(out, "aten::mkldnn_convolution")["flops"] == 2 * (2 * 2 * 6 * 196 * 4 * 9)
+
+
 def test_the_suites_own_ops_bring_their_cost():
     shape = _shape("f32[64] -> f32[64]", 1, 1 * MS, 999) | {"cost": {"bytes": 512, "flops": 128}}
     rows = [_row("perfsuite::rms_norm", "forward", 3, 401 * MS, [shape], op="rms_norm=cpp")]
