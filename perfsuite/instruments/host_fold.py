@@ -2,14 +2,14 @@
 
 py-spy's chrometrace says when a thread's stack was first seen to be another one; the samples in between, which saw the
 same stack, are not in it. Its samples come as a Poisson process, so that a stack seen at t, with the next one seen at
-u, is charged u - t: on average one sampling interval per sample that saw it, which is unbiased. A phase is left between
-two samples, and a stack belongs to the phase it was seen in: it is charged up to that phase's end, and one mean
-interval more for the sample that would have ended it. That interval is the one with which the stacks of a phase add up
-to the phase's own time, which the phase clock knows exactly.
+u, is charged u - t: on average one sampling interval per sample that saw it, which is unbiased. A stack belongs to the
+phase it was seen in: it is charged the time of that phase between t and u, and where u is in another phase one mean
+interval more, for the sample of its own phase that would have ended it. That interval is the one with which the stacks
+of a phase add up to the phase's own time, which the phase clock knows exactly.
 """
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,7 +19,8 @@ import numpy as np
 MARK_NAME = "perfsuite_clock_mark"
 MAX_ROWS = 200
 PERSISTS_INTERVALS = 5.0
-"""A stack not replaced for so many mean intervals after its phase ended outlived it; chance does that 1 time in 150."""
+"""A stack not replaced through a whole stretch of another phase of so many mean intervals was there all the same:
+chance leaves that without a sample 1 time in 150."""
 
 Marks = Mapping[int, tuple[int, int]]
 Frame = tuple[str, str, int | None]
@@ -184,21 +185,22 @@ def _by_phase(
     held: dict[str | None, defaultdict[Frame, float]] = {phase: defaultdict(float) for phase in times}
     left: dict[str | None, defaultdict[Frame, int]] = {phase: defaultdict(int) for phase in times}
     begins = [segment.begin_ns for segment in segments]
+    persists_ns = PERSISTS_INTERVALS * interval_ns
     for run in runs:
-        if run.frame is None or not segments or run.end_ns <= begins[0] or run.begin_ns >= segments[-1].end_ns:
-            continue
-        at = max(bisect_right(begins, run.begin_ns) - 1, 0)
-        first = segments[at]
-        held[first.phase][run.frame] += min(run.end_ns, first.end_ns) - max(run.begin_ns, first.begin_ns)
-        if run.end_ns <= first.end_ns:
-            continue
-        if run.end_ns - first.end_ns <= PERSISTS_INTERVALS * interval_ns:
-            left[first.phase][run.frame] += 1
-            continue
-        for segment in segments[at + 1 :]:
-            if segment.begin_ns >= run.end_ns:
-                break
-            held[segment.phase][run.frame] += min(run.end_ns, segment.end_ns) - segment.begin_ns
+        if run.frame is None or run.begin_ns < begins[0] or run.begin_ns >= segments[-1].end_ns:
+            if run.frame is None or run.begin_ns >= begins[0] or run.end_ns - begins[0] <= persists_ns:
+                continue  # nothing on the stack, seen after the end, or seen before the start and gone by then
+        first = max(bisect_right(begins, run.begin_ns) - 1, 0)
+        seen_in = segments[first].phase
+        last = seen_in
+        for segment in segments[first : bisect_left(begins, run.end_ns)]:
+            last = segment.phase
+            # In a short stretch of another phase this stack was not replaced because no sample fell there.
+            if segment.phase == seen_in or segment.end_ns - segment.begin_ns > persists_ns:
+                part = min(run.end_ns, segment.end_ns) - max(run.begin_ns, segment.begin_ns)
+                held[segment.phase][run.frame] += part
+        if last != seen_in or run.end_ns > segments[-1].end_ns:
+            left[seen_in][run.frame] += 1
     return {phase: (times[phase], held[phase], left[phase]) for phase in times}
 
 

@@ -26,8 +26,8 @@ from perfsuite.instruments import YES, Availability, no
 from perfsuite.instruments.host_fold import MARK_NAME, fold
 
 RATE_HZ = 100
-MARK_NS = 2_000_000
-MARKS = 60
+MARK_NS = 1_000_000
+MARKS = 120
 """Numbered markers at either end: 0.12 s, in which 12 samples are expected, and none 1 time in 160,000."""
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 30.0
