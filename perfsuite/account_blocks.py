@@ -55,8 +55,8 @@ def host(passes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The folded stacks of the host-stack pass, or why there are none."""
     for pass_ in passes:
         if pass_["kind"] == "host_stacks" and pass_.get("host_stacks"):
-            stacks = pass_["host_stacks"]
-            return {"available": stacks["reason"] is None, "functions": stacks.get("rows", []), **stacks}
+            stacks = dict(pass_["host_stacks"])
+            return {"available": stacks["reason"] is None, "functions": stacks.pop("rows"), **stacks}
         if pass_["kind"] == "host_stacks":
             reason = why_not(pass_, "host_stacks", pass_.get("error") or "the host-stack pass recorded no stacks")
             return {"available": False, "reason": reason, "functions": []}

@@ -36,7 +36,7 @@ def checks(pass_: Mapping[str, Any], passes: Sequence[Mapping[str, Any]], span: 
         if span.window is not None:
             notes.append("op times of phases not checked: in a window the recorder is their only timer")
         else:
-            for result in _phase_checks(span, ops):
+            for result in _phase_checks(span, ops, recorded["top_level_ns"]):
                 check(*result)
         dropped = recorded["dropped_rows"] + recorded["dropped_signatures"]
         check("the recorder dropped nothing", dropped == 0,
@@ -58,7 +58,8 @@ def residuals(span: Span) -> dict[str, float]:
     return {"unattributed_share": span.unattributed_ns / clock, "other_share": other / clock}
 
 
-def _phase_checks(span: Span, ops: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool, str]]:
+def _phase_checks(span: Span, ops: Sequence[Mapping[str, Any]], top_level_ns: int) -> list[tuple[str, bool, str]]:
+    on_clock_ns = sum(op["self_time_ns"] for op in ops if op["thread"] == "clock")
     by_phase = {line.name: 0 for line in span.phases}
     for op in ops:
         if op["thread"] == "clock" and op["phase"] in by_phase:
@@ -69,6 +70,8 @@ def _phase_checks(span: Span, ops: Sequence[Mapping[str, Any]]) -> list[tuple[st
     return [
         ("self times of the ops = op time of their phase", all(abs(ns) <= ROUNDING_NS for ns in off.values()),
          f"largest difference {off[worst]} ns, in phase '{worst}'" if worst else "no phases"),
+        ("self times of the ops = time of the outermost ones", abs(on_clock_ns - top_level_ns) <= ROUNDING_NS,
+         f"{on_clock_ns} and {top_level_ns} ns on the clock's thread"),
         ("ops + host = phase", not torn, f"not in {', '.join(torn)}" if torn else "in every phase, to the nanosecond"),
     ]  # fmt: skip
 

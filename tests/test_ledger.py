@@ -236,13 +236,14 @@ def test_checks_fail_where_the_timers_disagree():
     broken = _pass()
     broken["phases"][1].update(op_ns=405 * MS, host_ns=95 * MS)
     broken["phases"][2].update(host_ns=139 * MS)
-    broken["ops"]["dropped_rows"] = 2
+    broken["ops"].update(dropped_rows=2, top_level_ns=652 * MS)
     broken["phases"][0]["time_ns"] -= 30 * MS
     broken["phases"][0]["host_ns"] -= 30 * MS
     out = account(_record(broken), _arrays())
     assert {check["name"] for check in out["ledger"]["checks"] if not check["ok"]} == {
         "other + unattributed under 2 %",
         "self times of the ops = op time of their phase",
+        "self times of the ops = time of the outermost ones",
         "ops + host = phase",
         "the recorder dropped nothing",
     }
@@ -357,6 +358,15 @@ def test_a_window_before_the_first_mark_takes_in_what_came_before_the_first_step
     forward = next(p for p in ledger["phases"] if p["name"] == "forward")
     assert forward["time_s"] == 0.24  # exact all the same: only the split is of the longer stretch
     assert forward["ops_s"] == pytest.approx(0.24 * 200 / 260)
+
+
+def test_host_stacks_are_those_of_their_own_pass():
+    stacks = {"reason": None, "rows": [{"phase": "forward", "function": "f", "time_s": 0.1}], "clock_bound_s": 0.001}
+    out = account(_record(_pass(), _pass("host_stacks", host_stacks=stacks)), _arrays())["host"]
+    assert out == {"available": True, "reason": None, "functions": stacks["rows"], "clock_bound_s": 0.001}
+    none = {"reason": "py-spy left no samples", "rows": []}
+    out = account(_record(_pass(), _pass("host_stacks", host_stacks=none)), _arrays())["host"]
+    assert (out["available"], out["reason"], out["functions"]) == (False, "py-spy left no samples", [])
 
 
 def test_series_are_rates_and_means_and_thinned():
