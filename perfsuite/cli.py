@@ -95,7 +95,7 @@ def _account(folder: Path, window: tuple[int, int] | None = None) -> dict[str, A
     from perfsuite import ledger, record
 
     made = record.load(folder)
-    return ledger.account(made, lambda name: record.arrays_of(folder, name), window)
+    return ledger.account(vars(made), lambda name: record.arrays_of(folder, name), window)
 
 
 def _show(account: dict[str, Any], folder: Path, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 A Watch covers one clocked stretch of one process. The harness, `prove` and people's own loops all observe through it.
 """
 
+import resource
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,9 +11,16 @@ import numpy as np
 
 from perfsuite import _native
 from perfsuite.instruments import YES, Availability
+from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.instruments.sampler import Sampler
 
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
+
+
+def page_faults() -> dict[str, int]:
+    """Page faults of this process so far, all threads: minor ones found their page in memory, major ones read it."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {"minor": usage.ru_minflt, "major": usage.ru_majflt}
 
 
 class Watch:
@@ -22,7 +30,10 @@ class Watch:
     stop the owner calls begin_step() before each step and wraps its parts in phase(name).
     """
 
-    def __init__(self, model: Any = None, recorders: bool = False) -> None:
+    def __init__(self, model: Any = None, recorders: bool = False, host_stacks: bool = False) -> None:
+        """`model` gives ops the names of its modules. `host_stacks` has py-spy watch this process."""
+        self._stacks = HostStacks() if host_stacks else None
+        self._stacks_availability = self._stacks.available() if self._stacks else None
         self._clock = _native.PhaseClock(list(PHASES))
         self._phases: dict[str, Any] = {}
         self._sampler: Sampler | None = Sampler()
@@ -48,10 +59,13 @@ class Watch:
 
     def start(self) -> int:
         """Start every instrument, the clock last. Returns monotonic ns."""
+        if self._stacks is not None:
+            self._stacks.start()
         self._sampler.start()
         if self._recorder is not None:
             self._clock.set_split(True)
             self._recorder.start()
+        self._faults = page_faults()
         return self._clock.start()
 
     def set_arm(self, arm: str) -> None:
@@ -81,9 +95,14 @@ class Watch:
     def stop(self) -> int:
         """Stop the clock, then every instrument. Returns monotonic ns."""
         stopped_ns = self._clock.stop()
+        faults = {kind: count - self._faults[kind] for kind, count in page_faults().items()}
         recorded = self._recorder.stop() if self._recorder is not None else None
         sampled = self._sampler.stop()
         self._collect(recorded, sampled)
+        self._data["page_faults"] = faults
+        if self._stacks is not None:
+            clock = self._clock
+            self._data["host_stacks"] = self._stacks.stop(clock.timeline(), clock.names, clock.start_ns, stopped_ns)
         return stopped_ns
 
     def data(self) -> dict[str, Any]:
@@ -96,12 +115,14 @@ class Watch:
 
     def _collect(self, recorded: dict[str, Any] | None, sampled: dict[str, Any]) -> None:
         clock = self._clock
+        values = sampled["values"]
+        rss_bytes = values[:, sampled["columns"].index("rss_bytes")]
         self._arrays = {
             "step_table": clock.step_table(),
             "step_starts": clock.step_starts(),
             "timeline": clock.timeline(),
             "sampler_t_ns": sampled.pop("t_ns"),
-            "sampler_values": sampled.pop("values"),
+            "sampler_values": values,
             "sampler_late_ns": sampled.pop("late_ns"),
         }
         self._data = {
@@ -110,7 +131,8 @@ class Watch:
             "num_steps": self._step,
             "phases": clock.totals(),
             "timeline_dropped": clock.timeline_dropped,
-            "sampler": sampled,
+            "rss_peak_bytes": None if np.isnan(rss_bytes).all() else int(np.nanmax(rss_bytes)),
+            "sampler": {key: value for key, value in sampled.items() if key not in ("values",)},
             "ops": None,
             "allocator": None,
             "compiled_regions": 0,
@@ -131,4 +153,6 @@ class Watch:
             rows.append({"name": f"sampler: {name}", **availability._asdict()})
         if self._recorder_availability is not None:
             rows.append({"name": "op recorder", **self._recorder_availability._asdict()})
+        if self._stacks_availability is not None:
+            rows.append({"name": "host stacks", **self._stacks_availability._asdict()})
         return rows

@@ -204,7 +204,7 @@ def test_a_real_process(py_spy, tmp_path):
     # Which function ran in which phase is certain but for the few samples at the edges of eight stretches.
     assert forward > in_forward / 2 and backward > in_backward / 2
     assert in_forward + in_backward == pytest.approx(out["clock_s"], rel=0.02)
-    assert 0.0009 < out["clock_bound_s"] < 0.1
+    assert 0 < out["clock_bound_s"] < 0.1
     assert out["samples"] > 10
     assert {row["file"] for row in out["rows"]} <= {"target.py", "perfsuite/instruments/host_stacks.py"} | {
         row["file"] for row in out["rows"] if row["phase"] is None

@@ -5,19 +5,19 @@ not converge may count as the slowest; more make the result invalid. Seconds thr
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
-from perfsuite.record import Record
 from perfsuite.stats import olympic_mean, score_interval
 
 FOOTNOTE = "Unverified: result not verified by MLCommons Association; not an MLPerf result."
 
 
-def score(record: Record) -> tuple[dict[str, Any] | None, str | None]:
+def score(record: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]:
     """(the score part of the account, None), or (its runs alone, why there is no score)."""
-    passes = record.passes_of("clean")
+    passes = [p for p in record["passes"] if p["kind"] == "clean"]
     if not passes:
-        return None, "no clean pass was run" if record.kind == "run" else "an accounted loop has no target to reach"
+        return None, "no clean pass was run" if record["kind"] == "run" else "an accounted loop has no target to reach"
     runs = [_run(p) for p in passes]
     done = [r for r in runs if r["reached"]]
     result = {
@@ -52,11 +52,12 @@ def score(record: Record) -> tuple[dict[str, Any] | None, str | None]:
     if len(finite) < 2:
         result["ci95_reason"] = "an interval needs at least 2 runs that reach the target"
     else:
-        grid = record.schedule["eval_every_samples"] * result["time_per_sample_s"]
+        grid = record["schedule"]["eval_every_samples"] * result["time_per_sample_s"]
         result["ci95_s"] = list(score_interval(center, finite, grid))
     notes = [FOOTNOTE]
-    if len(runs) != record.config.get("num_runs", len(runs)):
-        notes.append(f"Made of {len(runs)} runs; the workload asks for {record.config['num_runs']}.")
+    asked = record["config"].get("num_runs", len(runs))
+    if len(runs) != asked:
+        notes.append(f"Made of {len(runs)} runs; the workload asks for {asked}.")
     if drop == 0:
         notes.append("Fewer than 3 runs: a plain mean, not an olympic one.")
     if len(done) < len(runs):
