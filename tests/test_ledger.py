@@ -369,6 +369,13 @@ def test_host_stacks_are_those_of_their_own_pass():
     assert (out["available"], out["reason"], out["functions"]) == (False, "py-spy left no samples", [])
 
 
+def test_the_allocators_account_is_passed_on():
+    allocator = {"peak_bytes": 5, "current_bytes": 1, "churn_bytes": 9, "allocations": 2, "phases": []}
+    memory = account(_record(_pass(allocator=allocator)), _arrays())["memory"]
+    assert (memory["peak_bytes"], memory["churn_bytes"], memory["allocations"]) == (5, 9, 2)
+    assert memory["peak_reason"] is None and memory["page_faults"] == {"minor": 3, "major": 0}
+
+
 def test_series_are_rates_and_means_and_thinned():
     n = 5001
     sampler = {"columns": ["cpu_user_s", "cpu_system_s", "rss_bytes", "gpu0_power_instant_w"],
