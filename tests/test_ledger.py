@@ -215,6 +215,17 @@ def test_no_peak_for_a_dtype_leaves_the_bound_open():
     assert (_op(out, "aten::mm")["bound"], _op(out, "aten::mm")["share_of_ceiling"]) == (None, None)
 
 
+def test_attention_whose_mask_is_unknown_has_no_bound():
+    name, shape = "aten::_scaled_dot_product_flash_attention_for_cpu", "f32[2,3,16,8] f32[2,3,16,8] f32[2,3,16,8]"
+    for suffix, bound in (("", None), (" causal=1", "compute")):
+        rows = [_row(name, "forward", 1, 401 * MS, [_shape(f"{shape} -> f32[2,3,16,8]{suffix}", 1, 100, 12288)])]
+        record = _record(_pass(ops=_pass()["ops"] | {"rows": rows}), ceilings=_ceilings(op_overhead_ns=None))
+        out = account(record, _arrays())
+        assert (_op(out, name)["bound"], _op(out, name)["level"]) == (bound, "L1")
+        expected = "counts half" if suffix else "flops of attention are unknown"
+        assert any(expected in note for note in out["ledger"]["notes"])
+
+
 @pytest.mark.parametrize(
     "damage",
     [
