@@ -29,6 +29,7 @@ def memory(pass_: Mapping[str, Any], ops: Sequence[Mapping[str, Any]], machine: 
         "peak_reason": why_not(pass_, "allocator", "no allocator was watched in this pass") if peak is None else None,
         "churn_bytes": allocator.get("churn_bytes"),
         "allocations": allocator.get("allocations"),
+        "phases": allocator.get("phases"),
         "rss_peak_bytes": pass_.get("rss_peak_bytes"),
         "page_faults": pass_.get("page_faults"),
         "levels": [] if machine is None else _levels(ops, machine),

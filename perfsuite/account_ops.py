@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from perfsuite.account_phases import OpLine, Span
-from perfsuite.flops import WRAPPERS, flops, is_attention
+from perfsuite.flops import WRAPPERS, flops, is_attention, is_counted
 from perfsuite.roofline import UNKNOWN, Machine, place
 
 COMPILED = ("CompiledFunction", "Torch-Compiled Region", "TorchDynamo", "CompiledFxGraph", "## Call CompiledFxGraph")
@@ -65,6 +65,9 @@ def _line(op: OpLine, shape: Mapping[str, Any], calls: int, self_ns: int, machin
         placement = UNKNOWN
     else:
         placement = place(machine, signature, calls, self_s, bytes_, flops_, shape.get("footprint_bytes"))
+    if flops_ is None and is_counted(row["name"]):
+        # It computes, and how much is not known: bytes alone do not say what bounds it.
+        placement = UNKNOWN._replace(level=placement.level)
     return {
         "name": row["name"], "direction": row["direction"], "impl": implementation or None, "op": suite_op or None,
         "module": row["module"], "shape": signature or None, "phase": row["phase"], "thread": row["thread"],

@@ -143,6 +143,11 @@ def flops(name: str, signature: str) -> int | None:
     return None if formula is None else formula(parse(signature))
 
 
+def is_counted(name: str) -> bool:
+    """Whether there is a formula for this op, so that None from flops() is missing knowledge and not a cheap op."""
+    return name in FORMULAS
+
+
 def is_attention(name: str) -> bool:
     """Whether the count of this op depends on its mask."""
     return name in FORMULAS and "attention" in name

@@ -65,7 +65,9 @@ class Placement(NamedTuple):
 
 
 UNKNOWN = Placement(None, None, None, 0.0, None)
-_MIX = {"read": 0.0, "triad": 1 / 3, "copy": 0.5, "write": 1.0}
+_MIXES = {0.0: ("read",), 1 / 3: ("triad",), 0.5: ("copy", "streaming_copy"), 1.0: ("write", "streaming_write")}
+"""Kernels by the share of the bytes that they write. Where there are two the faster one is the ceiling."""
+_DTYPES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 
 
 def place(machine: Machine, signature: str, calls: int, self_time_s: float, bytes_: int | None, flops: int | None,
@@ -115,12 +117,17 @@ def machine_of(ceilings: Mapping[str, Any]) -> Machine:
     """The machine that `perfsuite machine` measured, from the ceilings in a record."""
     levels = [
         Level(level["name"], math.inf if level["capacity_bytes"] is None else level["capacity_bytes"],
-              {_MIX[kind]: _rate(rate) for kind, rate in level["bandwidth_bytes_per_s"].items()})
+              {written: max(_rate(level[f"{kernel}_bytes_per_s"]) for kernel in kernels
+                            if level.get(f"{kernel}_bytes_per_s"))
+               for written, kernels in _MIXES.items()})
         for level in ceilings["levels"]
     ]  # fmt: skip
-    peaks = {dtype: _rate(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items()}
-    return Machine(tuple(sorted(levels, key=lambda level: level.capacity_bytes)), peaks, ceilings["op_overhead_ns"])
+    peaks = {_DTYPES.get(dtype, dtype): _rate(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items() if rate}
+    overhead = ceilings["op_overhead_ns"]
+    by_size = tuple(sorted(levels, key=lambda level: level.capacity_bytes))
+    return Machine(by_size, peaks, None if overhead is None else overhead["ceiling"])
 
 
-def _rate(measured: Mapping[str, float]) -> Rate:
-    return Rate(measured["value"], measured["spread"])
+def _rate(measured: Mapping[str, Any]) -> Rate:
+    """The ceiling, and the distance of the quartiles of its repetitions in relation to it."""
+    return Rate(measured["ceiling"], (measured["hi"] - measured["lo"]) / measured["ceiling"])

@@ -101,18 +101,21 @@ def _op(out, name):
     return next(op for op in out["ledger"]["ops"] if op["name"] == name)
 
 
-def _ceilings(**more):
-    def rate(value):
-        return {"value": value, "spread": 0.05}
+def _rate(ceiling):
+    """Quartiles 5 % apart."""
+    return {"ceiling": ceiling, "median": 0.97 * ceiling, "lo": 0.95 * ceiling, "hi": ceiling, "samples": [ceiling]}
 
+
+def _ceilings(**more):
     def level(name, capacity_bytes, read, write, copy_, triad):
-        rates = {"read": rate(read), "write": rate(write), "copy": rate(copy_), "triad": rate(triad)}
-        return {"name": name, "capacity_bytes": capacity_bytes, "bandwidth_bytes_per_s": rates}
+        rates = {"read": read, "write": write, "copy": copy_, "triad": triad}
+        entry = {f"{kernel}_bytes_per_s": _rate(value) for kernel, value in rates.items()}
+        return {"name": name, "capacity_bytes": capacity_bytes, "latency_ns": _rate(1.0)} | entry
 
     made = {
         "levels": [level("L1", 32768, 400e9, 200e9, 300e9, 350e9), level("L2", 1 << 20, 200e9, 100e9, 150e9, 175e9),
-                   level("memory", None, 20e9, 10e9, 15e9, 18e9)],
-        "gemm_flops_per_s": {"f32": rate(100e9)}, "op_overhead_ns": 1000.0,
+                   level("memory", None, 20e9, 8e9, 15e9, 18e9) | {"streaming_write_bytes_per_s": _rate(10e9)}],
+        "gemm_flops_per_s": {"float32": _rate(100e9), "bfloat16": None}, "op_overhead_ns": _rate(1000.0),
     }  # fmt: skip
     return made | more
 
@@ -199,19 +202,28 @@ def test_the_bandwidth_follows_the_mix_of_reads_and_writes():
 
 
 def test_an_op_faster_than_light_is_reported_and_not_clipped():
-    out = account(
-        _record(_pass(), ceilings=_ceilings(gemm_flops_per_s={"f32": {"value": 5e9, "spread": 0.05}})), _arrays()
-    )
+    out = account(_record(_pass(), ceilings=_ceilings(gemm_flops_per_s={"float32": _rate(5e9)})), _arrays())
     assert _op(out, "aten::mm")["share_of_ceiling"] == pytest.approx(10 * 2**28 / 5e9 / 0.4)  # 1.34
     check = _check(out, "no op is faster")
     assert not check["ok"] and "aten::mm" in check["detail"] and "1.34 times" in check["detail"]
-    within = _ceilings(gemm_flops_per_s={"f32": {"value": 6.5e9, "spread": 0.05}})  # 1.03, within the spread
+    within = _ceilings(gemm_flops_per_s={"float32": _rate(6.5e9)})  # 1.03, within the spread
     assert _check(account(_record(_pass(), ceilings=within), _arrays()), "no op is faster")["ok"]
 
 
 def test_no_peak_for_a_dtype_leaves_the_bound_open():
     out = account(_record(_pass(), ceilings=_ceilings(gemm_flops_per_s={})), _arrays())
     assert (_op(out, "aten::mm")["bound"], _op(out, "aten::mm")["share_of_ceiling"]) == (None, None)
+
+
+def test_attention_whose_mask_is_unknown_has_no_bound():
+    name, shape = "aten::_scaled_dot_product_flash_attention_for_cpu", "f32[2,3,16,8] f32[2,3,16,8] f32[2,3,16,8]"
+    for suffix, bound in (("", None), (" causal=1", "compute")):
+        rows = [_row(name, "forward", 1, 401 * MS, [_shape(f"{shape} -> f32[2,3,16,8]{suffix}", 1, 100, 12288)])]
+        record = _record(_pass(ops=_pass()["ops"] | {"rows": rows}), ceilings=_ceilings(op_overhead_ns=None))
+        out = account(record, _arrays())
+        assert (_op(out, name)["bound"], _op(out, name)["level"]) == (bound, "L1")
+        expected = "counts half" if suffix else "flops of attention are unknown"
+        assert any(expected in note for note in out["ledger"]["notes"])
 
 
 @pytest.mark.parametrize(
@@ -367,6 +379,13 @@ def test_host_stacks_are_those_of_their_own_pass():
     none = {"reason": "py-spy left no samples", "rows": []}
     out = account(_record(_pass(), _pass("host_stacks", host_stacks=none)), _arrays())["host"]
     assert (out["available"], out["reason"], out["functions"]) == (False, "py-spy left no samples", [])
+
+
+def test_the_allocators_account_is_passed_on():
+    allocator = {"peak_bytes": 5, "current_bytes": 1, "churn_bytes": 9, "allocations": 2, "phases": []}
+    memory = account(_record(_pass(allocator=allocator)), _arrays())["memory"]
+    assert (memory["peak_bytes"], memory["churn_bytes"], memory["allocations"]) == (5, 9, 2)
+    assert memory["peak_reason"] is None and memory["page_faults"] == {"minor": 3, "major": 0}
 
 
 def test_series_are_rates_and_means_and_thinned():
