@@ -212,7 +212,7 @@ def watched() -> dict[str, Any]:
         "overhead": None,
         "instruments": [{"name": "phase clock", "available": True, "reason": None},
                         {"name": "op recorder", "available": False, "reason": "the torch extension is not built"}],
-        "series": {"t_s": [], "columns": {}, "units": {}, "absent": {"cpu_utilisation": "the sampler was off"}},
+        "series": {"t_s": [], "columns": {}, "units": {}, "absent": {"cpu_cores": "the sampler was off"}},
         "notes": [],
     }  # fmt: skip
 
@@ -285,8 +285,8 @@ def _op(phase: str, kind: tuple[str, str, str], module: str, seconds: float, cal
     flops_per_s = min(121e9, intensity * band) * rate
     row = {
         "name": name, "direction": direction, "impl": "eager" if name == "cross_entropy" else "",
-        "op": "cross_entropy" if name == "cross_entropy" else "", "module": module, "shape": "f32[1024,128] f32[128,384]"
-        " -> f32[1024,384]", "phase": phase, "thread": "clock", "calls": calls, "self_time_s": seconds,
+        "op": "cross_entropy" if name == "cross_entropy" else "", "module": module,
+        "shape": "f32[1024,128] f32[128,384] -> f32[1024,384]", "phase": phase, "thread": "clock", "calls": calls, "self_time_s": seconds,
         "bytes": seconds * flops_per_s / intensity, "flops": seconds * flops_per_s,
         "bound": "compute" if sort == "gemm" else "memory", "share_of_ceiling": rate,
         "gbytes_per_s": flops_per_s / intensity / 1e9, "gflops_per_s": flops_per_s / 1e9, "level": level,
@@ -308,9 +308,9 @@ def _series(clock_s: float) -> dict[str, Any]:
     return {
         "t_s": t,
         "columns": {
-            "cpu_utilisation": [min(1.0, 0.93 + rng.gauss(0, 0.03)) if s > 0.3 else 0.4 for s in t],
-            "rss_bytes": [4.1e8 + 2.0e8 * (1 - math.exp(-s)) for s in t],
+            "cpu_cores": [min(2.0, 1.86 + rng.gauss(0, 0.05)) if s > 0.3 else 0.9 for s in t],
+            "rss_mb": [410 + 200 * (1 - math.exp(-s)) for s in t],
         },
-        "units": {"cpu_utilisation": "ratio", "rss_bytes": "bytes"},
+        "units": {"cpu_cores": "cores", "rss_mb": "MB"},
         "absent": {"package_power": "the kernel shows no powercap zone", "gpu_power": "no NVML device"},
     }

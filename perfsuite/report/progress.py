@@ -106,9 +106,10 @@ class RunProgress:
         took = f"{figures.seconds(result['clock_ns'] / 1e9)}, {figures.count(result['samples'])} samples"
         target = self._record.target
         metric = f", {target['metric']} {result['quality']:.4g}" if target and result.get("quality") is not None else ""
+        end = f"{took}{metric} (seed {result['seed']})"
         if result.get("reached"):
-            return f"target reached in {took}{metric} (seed {result['seed']})"
-        return f"target not reached, stopped by {result.get('stop_reason')} after {took}{metric} (seed {result['seed']})"
+            return f"target reached in {end}"
+        return f"target not reached, stopped by {result.get('stop_reason')} after {end}"
 
 
 class _Standing(ProgressColumn):

@@ -11,8 +11,8 @@ from perfsuite.report import figures
 
 
 def brief(record: Record) -> dict[str, Any]:
-    """One row for a record: id, workload, scale, device, created, passes_done, passes_planned, time_to_train_s (seconds,
-    None where there is no score) and then time_to_train_reason.
+    """One row for a record: what it is of, passes done and planned, and the time to train in seconds or, where there is
+    none (None), why not.
     """
     scored, reason = score(record)
     planned = record.num_runs + sum(bool(wanted) for wanted in record.wanted.values())

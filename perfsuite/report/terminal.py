@@ -5,7 +5,7 @@ Names come from records, so every string is a rich Text: nothing in it is read a
 
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -14,6 +14,8 @@ from perfsuite.report import figures
 from perfsuite.report.figures import count, percent, seconds, si
 
 TOP_OPS = 12
+_OP_COLUMNS = {"phase": 10, "self": 7, "share": 6, "bound by": 8, "of ceiling": 10}
+"""Width of each."""
 
 
 def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
@@ -22,7 +24,7 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
     parts: list[RenderableType] = [Text(), *_headline(account), *_score(account)]
     if ledger:
         parts += [_heading("Where the time went", _which(ledger)), _phases(ledger)]
-        parts += [_heading("Longest ops", None), _ops(ledger)]
+        parts += [_heading("Longest ops", None), _Ops(ledger)]
     parts += [_heading("Memory", None), _memory(account["memory"])]
     lines = [("power", _power(account["power"])), ("own cost", _overhead(account["overhead"]))]
     if ledger:
@@ -79,7 +81,9 @@ def _interval(score: dict[str, Any]) -> Text:
 def _which(ledger: dict[str, Any]) -> str:
     seed = f", seed {ledger['seed']}" if ledger["seed"] is not None else ""
     window = ledger["window"]
-    steps = f"steps {window['first_step']} to {window['last_step']}" if window else f"{count(ledger['num_steps'])} steps"
+    steps = f"{count(ledger['num_steps'])} steps"
+    if window:
+        steps = f"steps {window['first_step']} to {window['last_step']}"
     return f"{ledger['pass_kind']} pass{seed}, {steps}"
 
 
@@ -100,28 +104,41 @@ def _phases(ledger: dict[str, Any]) -> Table:
     return table
 
 
-def _ops(ledger: dict[str, Any]) -> RenderableType:
-    ops, clock = ledger["ops"], ledger["clock_s"]
-    if not ops:
-        return Text("no op was recorded in this pass", style="yellow")
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("op", no_wrap=True, overflow="ellipsis", ratio=3, min_width=14)
-    table.add_column("module", no_wrap=True, overflow="ellipsis", ratio=2, min_width=10)
-    table.add_column("phase", no_wrap=True, overflow="ellipsis", max_width=11)
-    for name in ("self", "share", "bound by", "of ceiling"):
-        table.add_column(name, justify="right" if name != "bound by" else "left", no_wrap=True)
-    for op in ops[:TOP_OPS]:
-        name = Text(op["name"])
-        if op["impl"]:
-            name.append(f" ({op['impl']})", style="dim")
-        share = op["self_time_s"] / clock if clock and op["thread"] == "clock" else None
-        table.add_row(name, Text(op["module"] or figures.UNKNOWN), Text(op["phase"]), seconds(op["self_time_s"]),
-                      percent(share), Text(_bound(op)), percent(op["share_of_ceiling"]))  # fmt: skip
-    if len(ops) <= TOP_OPS:
-        return table
-    rest = sum(op["self_time_s"] for op in ops[TOP_OPS:] if op["thread"] == "clock")
-    more = f"and {count(len(ops) - TOP_OPS)} more lines, {seconds(rest)} together"
-    return Group(table, Text(more, style="dim"))
+class _Ops:
+    """The longest ops; figures keep their width and names give way where the terminal is narrow."""
+
+    def __init__(self, ledger: dict[str, Any]) -> None:
+        self._ops, self._clock_s = ledger["ops"], ledger["clock_s"]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if not self._ops:
+            yield Text("no op was recorded in this pass", style="yellow")
+            return
+        figures_width = sum(width + 2 for width in _OP_COLUMNS.values())
+        for_names = max(24, min(options.max_width, 110) - figures_width - 2)
+        name_width = for_names * 11 // 20
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("op", no_wrap=True, width=name_width)
+        table.add_column("module", no_wrap=True, width=for_names - name_width)
+        for name, width in _OP_COLUMNS.items():
+            justify = "left" if name in ("phase", "bound by") else "right"
+            table.add_column(name, justify=justify, no_wrap=True, width=width)
+        for op in self._ops[:TOP_OPS]:
+            table.add_row(*self._row(op, name_width, for_names - name_width))
+        yield table
+        if len(self._ops) > TOP_OPS:
+            rest = sum(op["self_time_s"] for op in self._ops[TOP_OPS:] if op["thread"] == "clock")
+            yield Text(f"and {count(len(self._ops) - TOP_OPS)} more lines, {seconds(rest)} together", style="dim")
+
+    def _row(self, op: dict[str, Any], name_width: int, module_width: int) -> list[Text | str]:
+        name = Text(op["name"] + (f" ({op['impl']})" if op["impl"] else ""))
+        name.truncate(name_width, overflow="ellipsis")
+        module = op["module"] or figures.UNKNOWN
+        if len(module) > module_width:  # the end of a module's name says more than its beginning
+            module = "…" + module[len(module) - module_width + 1 :]
+        share = op["self_time_s"] / self._clock_s if self._clock_s and op["thread"] == "clock" else None
+        return [name, Text(module), Text(op["phase"]), seconds(op["self_time_s"]), percent(share), Text(_bound(op)),
+                percent(op["share_of_ceiling"])]  # fmt: skip
 
 
 def _bound(op: dict[str, Any]) -> str:
