@@ -188,12 +188,12 @@ def machine(quick: bool, as_json: bool) -> int:
 
     with Console(stderr=True).status("measuring bandwidths, latencies and peaks"):
         measured = ceilings.measure(quick=quick)
-    where = ceilings.store(measured)
+    path, reason = ceilings.save(measured)
     if as_json:
         click.echo(json.dumps(measured, allow_nan=False))
     else:
         Console().print(render(measured))
-    click.echo(f"kept in {where}", err=True)
+    click.echo(f"kept in {path}" if path else reason, err=True)
     return 0
 
 

@@ -19,7 +19,9 @@ def examine() -> list[dict[str, Any]]:
     add("built", "perfsuite._native", YES, str(_native.__file__))
     from perfsuite import torch_extension
 
-    add("built", "perfsuite._torch", torch_extension.status(), "op recorder and C++ ops; built at first use")
+    extension = torch_extension.status()
+    add("built", "perfsuite._torch", Availability(extension.available, extension.reason),
+        extension.note or str(extension.path))  # fmt: skip
     for package, purpose in (
         ("torch", "workloads, ops"),
         ("triton", "Triton implementations"),
@@ -36,9 +38,11 @@ def examine() -> list[dict[str, Any]]:
 
     add("instruments", "phase clock", YES)
     if importlib.util.find_spec("torch"):
+        from perfsuite.instruments.allocator import AllocatorAccount
         from perfsuite.instruments.ops import OpRecorder
 
-        add("instruments", "op recorder", OpRecorder(None).available())
+        add("instruments", "op recorder", OpRecorder.available())
+        add("instruments", "allocator account", AllocatorAccount.available())
     else:
         add("instruments", "op recorder", no("torch is not installed"))
     for name, availability in Sampler().sources().items():
@@ -47,9 +51,11 @@ def examine() -> list[dict[str, Any]]:
     if importlib.util.find_spec("torch"):
         from perfsuite.kernels import contract
 
-        for op in contract.names():
-            for implementation in contract.load(op).implementations.values():
-                add("ops", f"{op}={implementation.name}", implementation.available(conditions.default_device()))
+        device = conditions.default_device()
+        for op in contract.MODULES:
+            for implementation in contract.op(op).implementations.values():
+                reason = implementation.why_not(device)
+                add("ops", f"{op}={implementation.name}", no(reason) if reason else YES, f"on {device}")
     ceilings, reason = machine.load_ceilings()
     add("machine", machine.machine_name(), YES if ceilings else no(reason or ""), "measured ceilings")
     add("machine", "python", YES, sys.version.split()[0])

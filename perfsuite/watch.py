@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from perfsuite import _native
-from perfsuite.instruments import YES, Availability
+from perfsuite.instruments import YES, Availability, no
 from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.instruments.sampler import Sampler
 
@@ -24,10 +24,10 @@ def page_faults() -> dict[str, int]:
 
 
 class Watch:
-    """The phase clock and the sampler always; the op recorder when `recorders`.
+    """The phase clock and the sampler always; op recorder and allocator account when `recorders`.
 
-    Life: prepare() before warm-up, start() when the clock starts, stop() when it stops, then data(). Between start and
-    stop the owner calls begin_step() before each step and wraps its parts in phase(name).
+    Life: start() when the clock starts, stop() when it stops, then data() and arrays(). In between the owner calls
+    begin_step() before each step and wraps its parts in phase(name).
     """
 
     def __init__(self, model: Any = None, recorders: bool = False, host_stacks: bool = False) -> None:
@@ -37,18 +37,29 @@ class Watch:
         self._clock = _native.PhaseClock(list(PHASES))
         self._phases: dict[str, Any] = {}
         self._sampler: Sampler | None = Sampler()
-        self._recorder = None
-        self._recorder_availability: Availability | None = None
+        self._recorders: dict[str, Any] = {}
+        self._recorder_availability: dict[str, Availability] = {}
+        self._recording = True
         self._step = 0
         self._data: dict[str, Any] = {}
         self._arrays: dict[str, np.ndarray] = {}
         if recorders:
-            from perfsuite.instruments.ops import OpRecorder  # loads torch
+            self._make_recorders(model)
 
-            recorder = OpRecorder(model)
-            self._recorder_availability = recorder.available()
-            if self._recorder_availability.available:
-                self._recorder = recorder
+    def _make_recorders(self, model: Any) -> None:
+        from perfsuite.instruments.allocator import AllocatorAccount  # these load torch
+        from perfsuite.instruments.ops import OpRecorder
+        from perfsuite.torch_extension import TorchExtensionError
+
+        for name, make in (
+            ("op recorder", lambda: OpRecorder(model, self._clock)),
+            ("allocator", lambda: AllocatorAccount(self._clock)),
+        ):
+            try:
+                self._recorders[name] = make()
+                self._recorder_availability[name] = YES
+            except TorchExtensionError as error:
+                self._recorder_availability[name] = no(str(error))
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
         """Time inside it belongs to the phase of this name; phases nest, the inner one gets the time."""
@@ -62,9 +73,9 @@ class Watch:
         if self._stacks is not None:
             self._stacks.start()
         self._sampler.start()
-        if self._recorder is not None:
-            self._clock.set_split(True)
-            self._recorder.start()
+        self._clock.set_split("op recorder" in self._recorders)
+        for recorder in self._recorders.values():
+            recorder.start()
         self._faults = page_faults()
         return self._clock.start()
 
@@ -78,25 +89,24 @@ class Watch:
         elif arm != "off" and self._sampler is None:
             self._sampler = Sampler()
             self._sampler.start()
-        if self._recorder is not None:
-            self._clock.set_split(arm == "recorders")
-            if arm == "recorders":
-                self._recorder.resume()
-            else:
-                self._recorder.pause()
+        if (arm == "recorders") != self._recording:
+            self._recording = not self._recording
+            self._clock.set_split(self._recording and "op recorder" in self._recorders)
+            for recorder in self._recorders.values():
+                (recorder.resume if self._recording else recorder.pause)()
 
     def begin_step(self) -> None:
         """What follows belongs to the next step."""
         self._clock.begin_step()
-        if self._recorder is not None:
-            self._recorder.begin_step(self._step)
+        if self._recording and "op recorder" in self._recorders:
+            self._recorders["op recorder"].begin_step(self._step)
         self._step += 1
 
     def stop(self) -> int:
         """Stop the clock, then every instrument. Returns monotonic ns."""
         stopped_ns = self._clock.stop()
         faults = {kind: count - self._faults[kind] for kind, count in page_faults().items()}
-        recorded = self._recorder.stop() if self._recorder is not None else None
+        recorded = {name: recorder.stop() for name, recorder in self._recorders.items()}
         sampled = self._sampler.stop()
         self._collect(recorded, sampled)
         self._data["page_faults"] = faults
@@ -113,7 +123,7 @@ class Watch:
         """Its arrays, under the names of a pass's npz."""
         return self._arrays
 
-    def _collect(self, recorded: dict[str, Any] | None, sampled: dict[str, Any]) -> None:
+    def _collect(self, recorded: dict[str, dict[str, Any]], sampled: dict[str, Any]) -> None:
         clock = self._clock
         values = sampled["values"]
         rss_bytes = values[:, sampled["columns"].index("rss_bytes")]
@@ -134,25 +144,25 @@ class Watch:
             "rss_peak_bytes": None if np.isnan(rss_bytes).all() else int(np.nanmax(rss_bytes)),
             "sampler": {key: value for key, value in sampled.items() if key not in ("values",)},
             "ops": None,
-            "allocator": None,
+            "allocator": recorded.get("allocator"),
             "compiled_regions": 0,
         }
-        if recorded is not None:
-            marks = recorded.pop("marks")
+        ops = recorded.get("op recorder")
+        if ops is not None:
+            marks = ops.pop("marks")
             self._arrays["ops_mark_steps"] = marks["steps"]
             self._arrays["ops_self_ns"] = marks["self_ns"]
             self._arrays["ops_calls"] = marks["calls"]
-            self._data["allocator"] = recorded.pop("allocator", None)
-            self._data["compiled_regions"] = recorded.pop("compiled_regions", 0)
-            self._data["ops"] = recorded
+            self._data["compiled_regions"] = ops.pop("compiled_regions")
+            self._data["ops"] = ops
         self._data["instruments"] = self._instruments()
 
     def _instruments(self) -> list[dict[str, Any]]:
         rows = [{"name": "phase clock", **YES._asdict()}]
         for name, availability in self._sampler.sources().items():
             rows.append({"name": f"sampler: {name}", **availability._asdict()})
-        if self._recorder_availability is not None:
-            rows.append({"name": "op recorder", **self._recorder_availability._asdict()})
+        for name, availability in self._recorder_availability.items():
+            rows.append({"name": name, **availability._asdict()})
         if self._stacks_availability is not None:
             rows.append({"name": "host stacks", **self._stacks_availability._asdict()})
         return rows

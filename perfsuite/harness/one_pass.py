@@ -68,7 +68,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     if request.get("target") is not None:
         config = replace(config, target=replace(config.target, value=request["target"]))
     data_folder = Path(request["data_folder"])
-    ops.select(request["use"])
+    ops.select(request["use"], request["device"])
     recorders = kind == "ledger"
 
     def make_watch(job: Any) -> Watch:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from perfsuite import machine, record
+from perfsuite import record, topology
 from perfsuite.harness.run import Observer, Request, new_record, run_process
 from perfsuite.workloads import registry
 
@@ -25,7 +25,7 @@ def make(
     request = Request(workload=workload, scale=scale, num_runs=seeds, seed=FIRST_SEED, data_folder=data_folder,
                       ledger=False)  # fmt: skip
     made = new_record(request)
-    threads = max(1, machine.num_threads() // jobs)
+    threads = max(1, len(topology.worker_cpus()) // jobs)
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(jobs) as pool:
         quiet = _Quiet(observer, seeds, made)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import perfsuite
-from perfsuite import conditions, machine, record
+from perfsuite import conditions, machine, record, topology
 from perfsuite.harness.one_pass import result_path
 from perfsuite.record import Record
 from perfsuite.workloads import registry
@@ -122,14 +122,14 @@ def prepare(made: Record, folder: Path, observer: Observer) -> None:
         from perfsuite import torch_extension
 
         started = time.monotonic()
-        status = torch_extension.status()
-        if not status.available:
+        built = torch_extension.status().built
+        if not built:
             observer.note("building the torch extension (once for this torch, about a minute)")
             try:
                 torch_extension.build()
-            except torch_extension.BuildError as error:
+            except torch_extension.TorchExtensionError as error:
                 observer.note(f"no op recorder: {error}")
-        made.build["torch_extension_s"] = time.monotonic() - started if not status.available else 0.0
+        made.build["torch_extension_s"] = 0.0 if built else time.monotonic() - started
     if made.machine["ceilings"] is None:
         observer.note("measuring this machine's ceilings (once, about 10 s)")
         started = time.monotonic()
@@ -194,7 +194,7 @@ def run_process(
         "use": made.use,
         "target": made.target["value"] if made.target else None,
         "data_folder": made.data_folder,
-        "threads": threads or machine.num_threads(),
+        "threads": threads or len(topology.worker_cpus()),
         "parent_pid": os.getpid(),
     }
     errors = folder / f"pass-{kind}-{index}.stderr"
