@@ -241,3 +241,14 @@ def _interleave(
             found[key] += tasks[key]()
         report(done)
     return found
+
+
+def main() -> None:
+    """`python -m perfsuite.ceilings`: measure, keep, and print as JSON, in a process that does nothing else."""
+    measured = measure()
+    save(measured)
+    print(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    main()

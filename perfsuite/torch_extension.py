@@ -286,3 +286,16 @@ def _import(path: Path) -> ModuleType:
         raise TorchExtensionError(f"{path} does not load: {error}; delete {path.parent} and try again") from None
     sys.modules[MODULE] = module
     return module
+
+
+def main() -> None:
+    """`python -m perfsuite.torch_extension`: build it now, as `make` does, rather than at first use."""
+    try:
+        print(build(lambda line: print(line, file=sys.stderr)))
+    except TorchExtensionError as error:
+        print(f"perfsuite: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

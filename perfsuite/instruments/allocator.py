@@ -29,6 +29,14 @@ class AllocatorAccount:
         """Start counting. RuntimeError where an account runs already or torch's allocator was replaced by another."""
         self._native.allocator_start()
 
+    def pause(self) -> None:
+        """As if never installed, until resume()."""
+        self._native.allocator_stop()
+
+    def resume(self) -> None:
+        """Count again, from nothing."""
+        self._native.allocator_start()
+
     def stop(self) -> dict[str, Any]:
         """Stop; {"peak_bytes", "current_bytes", "churn_bytes", "allocations", "phases": [{"name", "churn_bytes",
         "allocations"}]}.
