@@ -109,15 +109,17 @@ def build(progress: Callable[[str], None] | None = None) -> Path:
         scratch = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
         failure = _failure_file(folder, plan.key)
         try:
-            _compile(plan, scratch, progress or (lambda line: None))
+            _compile(plan, scratch, folder / f"torch-{plan.key}.log", progress or (lambda line: None))
             _publish(scratch / _FILE, final)
             failure.unlink(missing_ok=True)
         except TorchExtensionError as error:
             failure.write_text(str(error) + "\n")
             raise
         except OSError as error:
-            raise TorchExtensionError(f"perfsuite._torch cannot be built in {folder}: {error}; free or set XDG_CACHE_HOME"
-                                      " to a folder that can be written") from None
+            raise TorchExtensionError(
+                f"perfsuite._torch cannot be built in {folder}: {error}; free or set XDG_CACHE_HOME"
+                " to a folder that can be written"
+            ) from None
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return final / _FILE
@@ -132,7 +134,8 @@ def _plan() -> _Plan:
         raise TorchExtensionError(f"no C++ sources in {root}: reinstall perfsuite")
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         raise TorchExtensionError(
-            f"Python.h is not in {sysconfig.get_path('include')}: install this Python's headers (python3-dev)")
+            f"Python.h is not in {sysconfig.get_path('include')}: install this Python's headers (python3-dev)"
+        )
     flags = [*_FLAGS, f"-std=c++{_cxx_standard(torch)}"]
     digest = hashlib.sha256()
     for part in (_torch_build(torch), _FILE, *compiler, _compiler_version(tuple(compiler)), *flags):
@@ -222,39 +225,39 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(plan: _Plan, scratch: Path, progress: Callable[[str], None]) -> None:
+def _compile(plan: _Plan, scratch: Path, log: Path, progress: Callable[[str], None]) -> None:
     import torch
 
     abi = int(torch.compiled_with_cxx11_abi())
-    include = plan.torch / "include"
-    command = [
-        *plan.compiler, *plan.flags, f"-D_GLIBCXX_USE_CXX11_ABI={abi}", "-isystem", str(include),
-        "-isystem", str(include / "torch" / "csrc" / "api" / "include"), "-isystem", sysconfig.get_path("include"),
-    ]
-    done = 0
+    headers = [plan.torch / "include", plan.torch / "include/torch/csrc/api/include", sysconfig.get_path("include")]
+    command = [*plan.compiler, *plan.flags, f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
+    for folder in headers:
+        command += ["-isystem", str(folder)]
+    done: list[str] = []
 
-    def compile_one(source: Path) -> Path:
-        nonlocal done
-        target = scratch / f"{source.parent.name}-{source.stem}.o"
-        _call([*command, "-c", str(source), "-o", str(target)], source.name)
-        done += 1
-        progress(f"compiled {source.name} ({done} of {len(plan.sources)})")
+    def compile_one(source: Path) -> str:
+        target = str(scratch / f"{source.parent.name}-{source.stem}.o")
+        _call([*command, "-c", str(source), "-o", target], source.name, log)
+        done.append(target)
+        progress(f"compiled {source.name} ({len(done)} of {len(plan.sources)})")
         return target
 
-    # The longest first, so that the last one does not run alone; two, because each needs about 0.7 GB.
+    # Two at a time: each needs about 0.7 GB. The longest first, so that the last one does not run alone.
     with ThreadPoolExecutor(max_workers=2) as pool:
-        ordered = sorted(plan.sources, key=lambda path: path.stat().st_size, reverse=True)
-        objects = list(pool.map(compile_one, ordered))
+        objects = list(pool.map(compile_one, sorted(plan.sources, key=lambda path: -path.stat().st_size)))
     libraries = plan.torch / "lib"
-    _call([*plan.compiler, "-shared", "-fopenmp", "-pthread", *map(str, objects), f"-L{libraries}", "-lc10", "-ltorch_cpu",
-           f"-Wl,-rpath,{libraries}", "-o", str(scratch / _FILE)], "the library")
+    link = ["-shared", "-fopenmp", "-pthread", *objects, f"-L{libraries}", "-lc10", "-ltorch_cpu"]
+    _call([*plan.compiler, *link, f"-Wl,-rpath,{libraries}", "-o", str(scratch / _FILE)], "the library", log)
 
 
-def _call(command: list[str], what: str) -> None:
+def _call(command: list[str], what: str, log: Path) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, errors="replace")
     if answer.returncode != 0:
-        raise TorchExtensionError(f"perfsuite._torch: compiling {what} failed: {_first_error(answer.stderr)}"
-                                  f" (needs a C++17 compiler, g++ 11 or newer; to see all: {' '.join(command)})")
+        log.write_text(" ".join(command) + "\n" + answer.stderr)
+        raise TorchExtensionError(
+            f"perfsuite._torch: compiling {what} failed: {_first_error(answer.stderr)} (all of it: {log}); "
+            "g++ 11 or newer is needed, set CXX to choose one"
+        )
 
 
 def _first_error(text: str) -> str:

@@ -1,7 +1,6 @@
 // perfsuite._torch: the native code that is compiled against the installed torch.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
 
 #include <algorithm>
 #include <string>

@@ -255,7 +255,7 @@ void SampledCall::finish(const std::vector<c10::IValue>& outputs, int64_t childr
 }
 
 int64_t SampledCall::own_bytes(int64_t children_bytes) {
-  if (!model_) return kUnknownBytes;
+  if (!model_ || !model_->known) return kUnknownBytes;
   const bool kernel = on_cuda_ ? model_->cuda_kernel : model_->cpu_kernel;
   if (model_->moves_nothing) return 0;
   if (!kernel && (model_->composite || children_bytes > 0)) return 0;  // its children did it

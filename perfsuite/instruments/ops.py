@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 FORWARD_PHASE = "forward"
+COMPILED_REGION = "Torch-Compiled Region"
+"""How torch records the run of what torch.compile made, with a number for each region."""
 
 
 class OpRecorder:
@@ -69,11 +71,12 @@ class OpRecorder:
             these steps began; the last is the end of the last step. At most 64.
         top_level_ns: time on the clock thread of the ops that no other op encloses; top_level_by_phase splits it.
         dropped_rows: calls that found no row of their own and are summed under the name "(other)".
-        dropped_signatures: sampled calls whose shapes found no room. compiled_regions: see compiled_regions().
+        dropped_signatures: sampled calls whose shapes found no room.
+        compiled_regions: how many regions that torch.compile made have run; most of their work is not seen as ops.
         """
         self._remove_hooks()
         names = [] if self._clock is None else list(self._clock.names)
-        return assemble(self._native.ops_stop(), names, _native.interned) | {"compiled_regions": compiled_regions()}
+        return assemble(self._native.ops_stop(), names, _native.interned)
 
     def _add_hooks(self) -> None:
         if not self._ids:
@@ -93,7 +96,7 @@ class OpRecorder:
 
 
 def module_ids(root: "torch.nn.Module") -> dict["torch.nn.Module", int]:
-    """Scope id of each module under root, by its qualified name; torch.compile's wrapper leaves no trace in the name."""
+    """Scope id of each module under root, by its qualified name, without torch.compile's wrapper."""
     return {
         module: _native.intern(".".join(part for part in name.split(".") if part != "_orig_mod"))
         for name, module in root.named_modules()
@@ -120,13 +123,11 @@ def _scope_hooks(ids: dict["torch.nn.Module", int]) -> tuple[Callable[..., None]
         if module in ids:
             pop()
 
+    # Called on the wrapper of torch.compile they would be compiled themselves: to nothing, at a high price per call.
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    for hook in (enter, leave) if hasattr(dynamo, "skip_code") else ():
+        dynamo.skip_code(hook.__code__)
     return enter, leave
-
-
-def compiled_regions() -> int:
-    """How many graphs torch.compile has made in this process. What runs inside one is not seen as ops."""
-    dynamo = sys.modules.get("torch._dynamo.utils")
-    return 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
 
 
 def assemble(raw: dict[str, Any], phases: list[str], name_of: Callable[[int], str]) -> dict[str, Any]:
@@ -169,6 +170,7 @@ def assemble(raw: dict[str, Any], phases: list[str], name_of: Callable[[int], st
         "top_level_ns": sum(by_phase.values()),
         "top_level_by_phase": by_phase,
         "events": sum(row["calls"] for row in rows),
+        "compiled_regions": len({row["name"] for row in rows if row["name"].startswith(COMPILED_REGION)}),
         "marks": {
             "steps": np.array(raw["mark_steps"], dtype=np.int64),
             "self_ns": columns(raw["mark_self_ns"]),
