@@ -55,7 +55,13 @@ def _gpu(gpu: dict[str, Any]) -> str:
 
 
 def _levels_table(ceilings: dict[str, Any]) -> Table:
-    table = Table(title="Memory: ceiling and quartiles in GB/s, latency in ns", title_justify="left", box=SIMPLE, pad_edge=False, padding=0)
+    table = Table(
+        title="Memory: ceiling and quartiles in GB/s, latency in ns",
+        title_justify="left",
+        box=SIMPLE,
+        pad_edge=False,
+        padding=0,
+    )
     table.add_column("level")
     for heading in ("capacity", "working set", *_KERNELS, "latency"):
         table.add_column(heading, justify="right")
