@@ -122,8 +122,11 @@ def test_torch_threads_are_put_back(measured: dict[str, Any]) -> None:
     import torch
 
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
     rates = ceilings.yardstick(repeats=2, threads=1)
-    assert torch.get_num_threads() == before
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == 3
     assert len(rates["copy_bytes_per_s"]) == len(rates["gemm_flops_per_s"]) == 2 and rates["gemm_reason"] is None
 
 

@@ -154,6 +154,14 @@ def test_cores_group_their_threads(tmp_path: Path) -> None:
         ),
         (
             {
+                "proc/self/cgroup": "0::/a/b",
+                "sys/fs/cgroup/a/b/cpu.max": "70000 100000",
+                "sys/fs/cgroup/a/cpu.max": "400000 100000",
+            },
+            0.7,
+        ),
+        (
+            {
                 "proc/self/cgroup": "3:cpu,cpuacct:/docker/x\n0::/",
                 "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "200000",
                 "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
