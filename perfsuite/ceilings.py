@@ -20,13 +20,20 @@ Progress = Callable[[int, int, str], None]
 """Called with rounds done, rounds in all, and what is being measured."""
 
 STATISTIC = (
-    "ceiling: 90th percentile of the repetitions' rates (10th of their times), a repetition that was achieved; "
-    "lo, hi: quartiles; repetitions of all quantities are interleaved in random order"
+    "ceiling: the third-best repetition; lo, hi: quartiles; "
+    "repetitions of all quantities are interleaved in random order"
 )
-BYTES = "bytes the program reads plus bytes it writes; the line an ordinary store reads first (write-allocate) is not in it"
+BYTES = "bytes the program reads plus bytes it writes, without the line that an ordinary store reads (write-allocate)"
 
 # Short repetitions: on a shared machine most of them then run without being interrupted.
 _REPETITION_NS = 1_000_000
+_WARM_WALKS = 8
+# A busy machine is not waited for: at most about this long, a third of it if quick, but at least some rounds.
+_LIMIT_S = 20.0
+_LEAST_ROUNDS = 3
+# Others' use of the processors, as a share of those measured, from which on it is mentioned.
+_BUSY = 0.1
+_DTYPES = ("float32", "bfloat16")
 _STREAMING = ("streaming_write", "streaming_copy")
 _YARDSTICK_BYTES = 64 << 20
 _YARDSTICK_GEMM = 512
@@ -41,13 +48,14 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
     About 10 s on two cores, a third of that if quick. Rates are per second, times in ns, each as
     {"ceiling", "median", "lo", "hi", "samples"}. Raises ValueError where there are not that many processors.
     """
-    began = time.monotonic()
+    began, busy_before = time.monotonic(), _others_busy_seconds()
     cpus = topology.worker_cpus(threads)
     fp = machine.fingerprint()
     caches, caches_reason = topology.data_caches(cpus)
     levels, notes = plan_levels(cpus, caches, caches_reason, _usable_memory_bytes())
-    rounds = 4 if quick else 12
+    rounds = 6 if quick else 20
     total = 2 * rounds
+    limit_s = _LIMIT_S / 3 if quick else _LIMIT_S
 
     def report(done: int, what: str) -> None:
         if progress:
@@ -55,9 +63,18 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
 
     report(0, "preparing")
     tasks, working_sets = _native_tasks(cpus, levels)
-    found = _interleave(tasks, rounds, lambda done: report(done, "memory and arithmetic"))
-    found_torch, gemm_notes = _torch_part(len(cpus), rounds, lambda done: report(rounds + done, "matrix products"))
+    found = _interleave(tasks, rounds, began + 0.7 * limit_s, lambda done: report(done, "memory and arithmetic"))
+    del tasks  # and with them the memory they measured
+    found_torch, gemm_n = _torch_part(
+        len(cpus), rounds, began + limit_s, lambda done: report(rounds + done, "matrix products")
+    )
     found |= found_torch
+    elapsed_s = time.monotonic() - began
+    others = None if busy_before is None else max(0.0, (_others_busy_seconds() or 0.0) - busy_before) / elapsed_s
+    if others is not None and others > _BUSY * len(cpus):
+        notes.append(
+            f"others kept {others:.1f} processors busy meanwhile: ceilings are lower bounds, measure again in peace"
+        )
 
     def level_entry(level: Level) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": level.name, "capacity_bytes": level.capacity_bytes}
@@ -80,13 +97,16 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
         "bytes": BYTES,
         "levels": [level_entry(level) for level in levels],
         "fma_flops_per_s": {"float32": spread(found["", "fma"])},
-        "gemm_flops_per_s": {dtype: _or_none(found, ("", dtype)) for dtype in ("float32", "bfloat16")},
+        "gemm_flops_per_s": {
+            dtype: {"n": gemm_n[dtype]} | spread(found["", dtype]) if dtype in gemm_n else None for dtype in _DTYPES
+        },
         "gemm_reason": torch_reason(),
-        "op_overhead_ns": _or_none(found, ("", "op"), best="low"),
+        "op_overhead_ns": spread(found["", "op"], best="low") if ("", "op") in found else None,
         "op_overhead_reason": torch_reason(),
         "yardstick": yardstick(threads=len(cpus)),
-        "notes": notes + gemm_notes,
-        "elapsed_s": time.monotonic() - began,
+        "others_busy_cpus": others,
+        "notes": notes,
+        "elapsed_s": elapsed_s,
     }
 
 
@@ -111,7 +131,7 @@ def save(ceilings: dict[str, Any]) -> tuple[Path | None, str | None]:
     return path, None
 
 
-def yardstick(repeats: int = 10, threads: int | None = None) -> dict[str, Any]:
+def yardstick(repeats: int = 25, threads: int | None = None) -> dict[str, Any]:
     """A fixed copy (32 MiB to 32 MiB) and a fixed GEMM (512 x 512 float32), timed `repeats` times each; about 0.1 s.
 
     Raw rates, to tell how a machine drifts between two sittings; None with a reason where there is no torch.
@@ -134,19 +154,18 @@ def yardstick(repeats: int = 10, threads: int | None = None) -> dict[str, Any]:
 def spread(samples: list[float], best: str = "high") -> dict[str, Any]:
     """Ceiling, median and quartiles of samples, and the samples.
 
-    A ceiling is something the machine did, so an interpolated or fitted value will not do. The median will not either: on
-    a shared machine it tells about the neighbours. The extreme would be one lucky or mistimed repetition; a tenth of the
-    repetitions lie at or beyond the 90th percentile (nearest rank), so it was reached again and again.
+    A ceiling is something the machine did, so an interpolated or fitted value will not do, and what took at least so
+    long because somebody else was running does not count: on a busy machine that is the median, and the 90th percentile
+    as well. The best repetition alone might be a mistake; the third-best was reached three times.
     """
-    percentile = 90 if best == "high" else 10
-    nearest = "lower" if best == "high" else "higher"
-    lo, median, hi = np.percentile(samples, [25, 50, 75])
-    ceiling = np.percentile(samples, percentile, method=nearest)
-    return {"ceiling": float(ceiling), "median": float(median), "lo": float(lo), "hi": float(hi), "samples": samples}
+    third = sorted(samples, reverse=best == "high")[min(2, len(samples) - 1)]
+    lo, median, hi = np.percentile(samples, [25, 50, 75]).tolist()
+    return {"ceiling": third, "median": median, "lo": lo, "hi": hi, "samples": samples}
 
 
-def _or_none(found: dict[tuple[str, str], list[float]], key: tuple[str, str], best: str = "high") -> dict | None:
-    return spread(found[key], best) if key in found else None
+def _others_busy_seconds() -> float | None:
+    everybody, own = topology.busy_seconds(), os.times()
+    return None if everybody is None else everybody - own.user - own.system
 
 
 def _usable_memory_bytes() -> int | None:
@@ -166,7 +185,8 @@ def _native_tasks(cpus: list[int], levels: list[Level]) -> tuple[dict[tuple[str,
     working_sets: dict[str, int] = {}
     for level in levels:
         for kernel in _kernels(level):
-            tasks[level.name, kernel], working_sets[level.name] = _bandwidth_task(bench, kernel, level.working_set_bytes)
+            task, working_sets[level.name] = _bandwidth_task(bench, kernel, level.working_set_bytes)
+            tasks[level.name, kernel] = task
         tasks[level.name, "latency"] = _latency_task(level, cpus[0])
     tasks["", "fma"] = _fma_task(cpus)
     return tasks, working_sets
@@ -188,8 +208,9 @@ def _bandwidth_task(bench: Any, kernel: str, working_set_bytes: int) -> tuple[_T
 def _latency_task(level: Level, cpu: int) -> _Task:
     chase = _native.PointerChase(level.chase_bytes, cpu, level.line_bytes)
     trial_steps = 2000
-    # Caches are filled by one walk through all lines; memory is what a walk finds without.
-    warm_steps = chase.lines if level.capacity_bytes else 0
+    # Memory is what a walk finds without warming. A cache is walked through several times: last levels that fill with
+    # what the second level gives up, and guess what will be needed again, hold all lines only after some rounds.
+    warm_steps = _WARM_WALKS * chase.lines if level.capacity_bytes else 0
     ns = min(chase.run(trial_steps, 2, warm_steps)) / trial_steps
     steps = max(trial_steps, int(_REPETITION_NS / ns))
 
@@ -211,25 +232,24 @@ def _fma_task(cpus: list[int]) -> _Task:
 
 
 def _torch_part(
-    threads: int, rounds: int, report: Callable[[int], None]
-) -> tuple[dict[tuple[str, str], list[float]], list[str]]:
+    threads: int, rounds: int, until: float, report: Callable[[int], None]
+) -> tuple[dict[tuple[str, str], list[float]], dict[str, int]]:
     # After the native part, not mixed with it: torch's idle threads spin for a while and would disturb the others.
     if torch_reason():
-        return {}, []
-    notes = []
+        return {}, {}
+    sizes: dict[str, int] = {}
     with torch_threads(threads):
         tasks: dict[tuple[str, str], _Task] = {}
-        for dtype in ("float32", "bfloat16"):
-            rate, n = gemm(dtype, threads)
+        for dtype in _DTYPES:
+            rate, sizes[dtype] = gemm(dtype, threads)
             tasks["", dtype] = lambda rate=rate: [rate() for _ in range(3)]
-            notes.append(f"GEMM {dtype}: {n} x {n}")
         overhead = op_overhead()
         tasks["", "op"] = lambda: [overhead()]
-        return _interleave(tasks, rounds, report), notes
+        return _interleave(tasks, rounds, until, report), sizes
 
 
 def _interleave(
-    tasks: dict[tuple[str, str], _Task], rounds: int, report: Callable[[int], None]
+    tasks: dict[tuple[str, str], _Task], rounds: int, until: float, report: Callable[[int], None]
 ) -> dict[tuple[str, str], list[float]]:
     # A disturbance of some seconds then touches a few samples of everything instead of all samples of one quantity.
     order = list(tasks)
@@ -240,6 +260,8 @@ def _interleave(
         for key in order:
             found[key] += tasks[key]()
         report(done)
+        if done >= _LEAST_ROUNDS and time.monotonic() > until:
+            break
     return found
 
 

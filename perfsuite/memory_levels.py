@@ -21,6 +21,12 @@ class Level(NamedTuple):
     note: str | None
 
 
+def _working_set(size_bytes: int, below_bytes: int, shared: bool) -> int:
+    # Half of a core's own cache leaves room for stacks and page tables. A cache that cores share is also used by
+    # everybody else on the machine, so that only an eighth is sure to stay; four times the level below where that fits.
+    return max(size_bytes // 8, min(4 * below_bytes, size_bytes // 4)) if shared else size_bytes // 2
+
+
 def plan_levels(
     cpus: Sequence[int], caches: Sequence[Cache], caches_reason: str | None, memory_bytes: int | None
 ) -> tuple[list[Level], list[str]]:
@@ -43,10 +49,9 @@ def plan_levels(
         # Threads that share a cache share its room; all threads get the same, so the smallest share counts.
         share = min(c.size_bytes // sum(cpu in c.cpus for cpu in cpus) for c in used)
         first = next(c for c in used if cpus[0] in c.cpus)
-        # Half of a core's own cache leaves room for stacks and page tables. A cache that cores share is also used by
-        # everybody else on the machine, so that only a quarter is sure to stay.
-        shared = any(len(c.cpus) > 1 for c in used) and number > 2
-        working, chase = share * len(cpus) // (4 if shared else 2), first.size_bytes // (4 if shared else 2)
+        shared = number > 2 and any(len(c.cpus) > 1 for c in used)
+        working = len(cpus) * _working_set(share, below // len(cpus), shared)
+        chase = _working_set(first.size_bytes, chase_below, shared)
         note = None
         if working < 4 * below:
             # E.g. a last level no larger than the second levels together: half of it on top of all that is below.

@@ -134,6 +134,15 @@ def meminfo_bytes(key: str, root: Path = ROOT) -> int | None:
     return None
 
 
+def busy_seconds(root: Path = ROOT) -> float | None:
+    """Processor seconds since boot that were not idle, of everybody, the hypervisor's other guests (steal) included."""
+    fields = (read_text(root / "proc/stat") or "").split("\n")[0].split()[1:9]
+    if len(fields) < 8:
+        return None
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields)
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def worker_cpus(threads: int | None = None, root: Path = ROOT) -> list[int]:
     """The processors that `threads` threads are pinned to: one per core first, then their siblings.
 

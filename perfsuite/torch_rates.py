@@ -50,11 +50,12 @@ def gemm(dtype: str, threads: int, n: int | None = None) -> tuple[Callable[[], f
 
     if n is not None:
         return product(n), n
-    small = product(256)
     # 1,024 fills two threads (2 x 4 MiB of operands, past the second-level caches); flops grow with the threads.
     n = max(1024, int(1024 * (threads / 2) ** (1 / 3)) // 256 * 256)
-    if 2 * n**3 / max(small() for _ in range(3)) > _LONGEST_PRODUCT_S:
-        return small, 256
+    with torch_threads(1):  # threads that wait for each other on a busy machine say nothing of the dtype
+        small = product(256)
+        slow = 2 * n**3 / (threads * max(small() for _ in range(5))) > _LONGEST_PRODUCT_S
+    n = 256 if slow else n
     return product(n), n
 
 
