@@ -2,7 +2,7 @@
 
 Short blocks of ops run on one thread, each block with one of the instruments on, in a random order per round; the cost
 is the median over rounds of the block's CPU time less that of the bare block of its round, divided by its ops. CPU
-time, because what other programs take from a shared machine is no cost of ours. `adds` are in-place adds of a number on 8
+time, because what other programs take from a shared machine is no cost of ours. `adds` are in-place adds to 8
 elements, two records each in torch; `train` are forward and backward of 8 small layers, divided by all records.
 Prints JSON last. `python bench/recorder_cost.py --rounds 100 --ops 500`
 """
