@@ -80,9 +80,9 @@ def status() -> Status:
     """Whether perfsuite._torch is built or can be, without building it and without importing torch."""
     try:
         plan = _plan()
+        folder, note = _cache_folder()
     except TorchExtensionError as error:
         return Status(False, str(error), False, None, None)
-    folder, note = _cache_folder()
     path = folder / f"torch-{plan.key}" / _FILE
     if path.exists():
         return Status(True, None, True, path, note)
@@ -103,26 +103,29 @@ def build(progress: Callable[[str], None] | None = None) -> Path:
     final = folder / f"torch-{plan.key}"
     if (final / _FILE).exists():
         return final / _FILE
-    with _lock(folder / f"torch-{plan.key}.lock"):
-        if (final / _FILE).exists():  # another process has built it meanwhile
-            return final / _FILE
-        scratch = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
-        failure = _failure_file(folder, plan.key)
-        try:
-            _compile(plan, scratch, folder / f"torch-{plan.key}.log", progress or (lambda line: None))
-            _publish(scratch / _FILE, final)
-            failure.unlink(missing_ok=True)
-        except TorchExtensionError as error:
-            failure.write_text(str(error) + "\n")
-            raise
-        except OSError as error:
-            raise TorchExtensionError(
-                f"perfsuite._torch cannot be built in {folder}: {error}; free or set XDG_CACHE_HOME"
-                " to a folder that can be written"
-            ) from None
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        with _lock(folder / f"torch-{plan.key}.lock"):
+            if not (final / _FILE).exists():  # else another process has built it meanwhile
+                _build_in(folder, plan, final, progress or (lambda line: None))
+    except OSError as error:
+        raise TorchExtensionError(
+            f"perfsuite._torch cannot be built in {folder}: {error}; set XDG_CACHE_HOME to a folder with room"
+        ) from None
     return final / _FILE
+
+
+def _build_in(folder: Path, plan: _Plan, final: Path, progress: Callable[[str], None]) -> None:
+    scratch = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
+    failure = _failure_file(folder, plan.key)
+    try:
+        _compile(plan, scratch, folder / f"torch-{plan.key}.log", progress)
+        _publish(scratch / _FILE, final)
+        failure.unlink(missing_ok=True)
+    except TorchExtensionError as error:
+        failure.write_text(str(error) + "\n")
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _plan() -> _Plan:
