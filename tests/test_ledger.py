@@ -50,7 +50,8 @@ def _pass(kind="ledger", **more):
     made = {
         "kind": kind, "index": 0, "seed": 1, "state": "done", "error": None, "stop_reason": "target", "reached": True,
         "quality": 2.3, "samples": 400, "num_steps": 4, "clock_ns": 1000 * MS, "start_ns": 5000 * MS,
-        "init_ns": 2000 * MS, "init": {"build_ns": 1500 * MS, "compile_ns": None, "warmup_ns": 500 * MS},
+        "init_ns": 2000 * MS, "init_excess_ns": 0,
+        "init": {"build_ns": 1500 * MS, "compile_ns": None, "warmup_ns": 500 * MS},
         "epoch_minus_monotonic_ns": 0, "evaluations": [{"samples": 400, "quality": 2.3, "t_ns": 990 * MS}],
         "losses": [[100, 3.0], [200, 2.5]], "log": "result_0.txt", "yardstick": {},
         "phases": [_phase("data", 100, 0, 4), _phase("forward", 500, 401, 4), _phase("backward", 390, 250, 4),
@@ -70,7 +71,7 @@ def _record(*passes, ceilings=None):
         "commit": None, "perfsuite_version": "0", "workload": "llama", "scale": "tiny", "device": "cpu",
         "division": "open", "use": {}, "config": {},
         "target": {"metric": "loss", "unit": "nats per byte", "value": 2.4, "higher_is_better": False},
-        "schedule": None, "num_runs": 5,
+        "schedule": {"eval_every_samples": 100}, "num_runs": 5,
         "machine": {"fingerprint": {}, "ceilings": ceilings,
                     "ceilings_reason": None if ceilings else "not measured: perfsuite machine"},
         "passes": list(passes),

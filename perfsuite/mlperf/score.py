@@ -77,7 +77,7 @@ def _run(p: dict[str, Any]) -> dict[str, Any]:
         "reached": bool(p.get("reached")),
         "stop_reason": p.get("stop_reason") or p.get("error"),
         "init_s": p["init_ns"] / 1e9 if "init_ns" in p else None,
-        "init": {name.removesuffix("_ns") + "_s": ns / 1e9 for name, ns in init.items()},
+        "init": {name.removesuffix("_ns") + "_s": None if ns is None else ns / 1e9 for name, ns in init.items()},
         "clean": True,
         "time_per_sample_s": time_s / p["samples"] if time_s and p.get("samples") else None,
         "log": p.get("log"),
