@@ -23,17 +23,18 @@ CEILINGS = {
             "write_bytes_per_s": {k: v * 0.5 for k, v in _band.items()},
             "copy_bytes_per_s": {k: v * 0.7 for k, v in _band.items()},
             "triad_bytes_per_s": {k: v * 0.75 for k, v in _band.items()},
-            "latency_s": {"median": lat, "lo": lat * 0.98, "hi": lat * 1.1},
+            "latency_ns": {"median": lat, "lo": lat * 0.98, "hi": lat * 1.1, "ceiling": lat * 0.98},
         }
         for name, size, _band, lat in (
-            ("L1", 2 * 48 * 1024, {"median": 410e9, "lo": 398e9, "hi": 415e9}, 1.6e-9),
-            ("L2", 2 * 2 * 2**20, {"median": 152e9, "lo": 148e9, "hi": 155e9}, 5.1e-9),
-            ("L3", 33 * 2**20, {"median": 47e9, "lo": 41e9, "hi": 49e9}, 24e-9),
-            ("DRAM", None, {"median": 18.4e9, "lo": 16.9e9, "hi": 19.2e9}, 97e-9),
+            ("L1", 2 * 48 * 1024, {"median": 410e9, "lo": 398e9, "hi": 415e9, "ceiling": 415e9}, 1.6),
+            ("L2", 2 * 2 * 2**20, {"median": 152e9, "lo": 148e9, "hi": 155e9, "ceiling": 155e9}, 5.1),
+            ("L3", 33 * 2**20, {"median": 47e9, "lo": 41e9, "hi": 49e9, "ceiling": 49e9}, 24),
+            ("DRAM", None, {"median": 18.4e9, "lo": 16.9e9, "hi": 19.2e9, "ceiling": 19.2e9}, 97),
         )
     ],
-    "fma_flops_per_s": {"float32": {"median": 148e9, "lo": 141e9, "hi": 150e9}},
-    "gemm_flops_per_s": {"float32": {"median": 121e9, "lo": 112e9, "hi": 125e9}},
+    "fma_flops_per_s": {"float32": {"median": 148e9, "lo": 141e9, "hi": 150e9, "ceiling": 150e9}},
+    "gemm_flops_per_s": {"float32": {"median": 121e9, "lo": 112e9, "hi": 125e9, "ceiling": 125e9}, "bfloat16": None},
+    "op_overhead_ns": {"median": 2300.0, "lo": 2210.0, "hi": 2600.0, "ceiling": 2210.0},
 }
 
 PHASES = (  # name, share of the clock, share of the phase inside ops, calls

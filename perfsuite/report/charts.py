@@ -45,16 +45,17 @@ def convergence(account: dict[str, Any]) -> Chart | None:
 def _convergence_view(runs: list[dict], target: dict | None, key: str, x_title: str, y_title: str) -> dict[str, Any]:
     data = []
     for index, run in enumerate(runs):
-        points = run["evaluations"]
+        points = [p for p in run["evaluations"] if p["quality"] is not None]
         outcome = "reached" if run["reached"] else "not reached"
+        name = f"seed {run['seed']}" + ("" if run["reached"] else " (not reached)")
         data.append({
-            "type": "scatter", "mode": "lines+markers", "name": f"seed {run['seed']}" + ("" if run["reached"] else " ✗"),
+            "type": "scatter", "mode": "lines+markers", "name": name,
             "x": [p[key] for p in points], "y": [p["quality"] for p in points],
             "line": {"color": hue(index), "width": 2, "dash": "solid" if run["reached"] else "dot"},
             "marker": {"size": [5] * (len(points) - 1) + [10], "color": hue(index),
                        "symbol": ["circle"] * (len(points) - 1) + ["circle" if run["reached"] else "x"]},
             "customdata": [f"seed {run['seed']}, {outcome}<br>{p['quality']:.4g} after {count(p['samples'])} samples, "
-                           f"{seconds(p['time_s'])}" for p in points if p["quality"] is not None],
+                           f"{seconds(p['time_s'])}" for p in points],
             "hovertemplate": "%{customdata}<extra></extra>",
         })  # fmt: skip
     layout: dict[str, Any] = {
@@ -64,8 +65,10 @@ def _convergence_view(runs: list[dict], target: dict | None, key: str, x_title: 
         "margin": {"t": 40},
     }
     if target:
-        layout["shapes"] = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": target["value"],
-                             "y1": target["value"], "line": {"color": "--good", "width": 1.5, "dash": "dash"}}]  # fmt: skip
+        layout["shapes"] = [{
+            "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": target["value"], "y1": target["value"],
+            "line": {"color": "--good", "width": 1.5, "dash": "dash"},
+        }]  # fmt: skip
         layout["annotations"] = [{
             "xref": "paper", "x": 1, "y": target["value"], "xanchor": "right", "yanchor": "bottom", "showarrow": False,
             "text": plain(f"target {figures.sign(target)} {target['value']:g}"), "font": {"color": "--good"},
@@ -97,31 +100,30 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
     return {"views": {"roofline": {"data": data, "layout": layout}}, "height": 480}, _what_is_shown(ops, shown)
 
 
-def read_rate(level: dict[str, Any]) -> dict[str, float]:
-    """Measured read bandwidth of a memory level, bytes per second: median, lo, hi."""
-    return level["read_bytes_per_s"]
+def ceiling(rate: dict[str, float]) -> float:
+    """The one figure of a measured rate that ops are held against, per second."""
+    return rate.get("ceiling", rate["median"])
 
 
 def _roofs(ceilings: dict[str, Any], x_range: list[float]) -> list[dict[str, Any]]:
-    """One slanted roof a memory level, each up to the compute roof."""
-    dtype, peak = max(ceilings["gemm_flops_per_s"].items(), key=lambda item: item[1]["median"])
-    levels = [(level["name"], read_rate(level)["median"]) for level in ceilings["levels"]]
+    """One slanted roof a memory level, up to the highest compute roof; one level roof a data type."""
+    peaks = {dtype: ceiling(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items() if rate}
+    rates = {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}
     low, high = x_range
     roofs = []
-    for name, rate in levels:
-        ridge = peak["median"] / rate
-        right = min(max(ridge, low), high)
-        roofs.append(_roof(plain(f"{name} {si(rate, 'B/s')}"), [low, right], [low * rate / 1e9, right * rate / 1e9]))
-    first_ridge = min(max(peak["median"] / max(rate for _, rate in levels), low), high)
-    top = peak["median"] / 1e9
-    roofs.append(_roof(plain(f"{dtype} GEMM {si(peak['median'], 'FLOP/s')}"), [first_ridge, high], [top, top], end=True))
+    for name, rate in rates.items():
+        right = min(max(max(peaks.values(), default=rate * high) / rate, low), high)
+        roofs.append(_roof(f"{name} {si(rate, 'B/s')}", [low, right], [low * rate / 1e9, right * rate / 1e9]))
+    for dtype, peak in peaks.items():
+        left = min(max(peak / max(rates.values()), low), high)
+        roofs.append(_roof(f"{dtype} GEMM {si(peak, 'FLOP/s')}", [left, high], [peak / 1e9] * 2, end=True))
     return roofs
 
 
 def _roof(label: str, x: list[float], y: list[float], end: bool = False) -> dict[str, Any]:
     return {
         "type": "scatter", "mode": "lines+text", "x": x, "y": y, "line": {"color": "--muted", "width": 1.5},
-        "text": ["", label] if end else [label, ""], "textposition": "top left" if end else "top right",
+        "text": ["", plain(label)] if end else [plain(label), ""], "textposition": "top left" if end else "top right",
         "textfont": {"color": "--muted", "size": 11}, "showlegend": False, "hoverinfo": "skip", "cliponaxis": False,
     }  # fmt: skip
 
@@ -152,7 +154,7 @@ def _hover(op: dict[str, Any], clock_s: float) -> str:
         f"<b>{plain(op['name'], 60)}</b>" + (f" ({plain(op['impl'])})" if op["impl"] else ""),
         plain(f"{op['phase']}, {op['module'] or 'no module'}"),
         plain(op["shape"] or "shape not known"),
-        f"{seconds(op['self_time_s'])}, {percent(op['self_time_s'] / clock_s)} of the clock, {count(op['calls'])} calls",
+        f"{percent(op['self_time_s'] / clock_s)} of the clock, {seconds(op['self_time_s'])}, {count(op['calls'])} calls",
         f"{si(op['bytes'] / op['self_time_s'], 'B/s')}, {si(op['flops'] / op['self_time_s'], 'FLOP/s')}",
         plain(f"bound by {bound}, {percent(op['share_of_ceiling'])} of its ceiling"),
     ]

@@ -63,7 +63,8 @@ def _phase(tiles: "_Tiles", node: str, phase: dict[str, Any], time_ns: int, ops:
     if ops_ns > listed_ns:
         tiles.add(f"{node}/unlisted", node, "ops not listed", ops_ns - listed_ns, f"{colour}/40", "")
     if time_ns > ops_ns:
-        tiles.add(f"{node}/host", node, "host", time_ns - ops_ns, "--muted/35", "outside all ops: Python, dispatch, waits")
+        what = "outside all ops: Python, dispatch, waits"
+        tiles.add(f"{node}/host", node, "host", time_ns - ops_ns, "--muted/35", what)
 
 
 def _split(tiles: "_Tiles", node: str, ops: list[dict[str, Any]], levels: tuple[str, ...], colour: str,
