@@ -150,11 +150,12 @@ def _hover(op: dict[str, Any], clock_s: float) -> str:
     bound = op["bound"] or "not known"
     if op["bound"] == "memory" and op["level"]:
         bound += f" ({op['level']})"
+    share = percent(op["self_time_s"] / clock_s)
     lines = [
         f"<b>{plain(op['name'], 60)}</b>" + (f" ({plain(op['impl'])})" if op["impl"] else ""),
         plain(f"{op['phase']}, {op['module'] or 'no module'}"),
         plain(op["shape"] or "shape not known"),
-        f"{percent(op['self_time_s'] / clock_s)} of the clock, {seconds(op['self_time_s'])}, {count(op['calls'])} calls",
+        f"{share} of the clock, {seconds(op['self_time_s'])}, {count(op['calls'])} calls",
         f"{si(op['bytes'] / op['self_time_s'], 'B/s')}, {si(op['flops'] / op['self_time_s'], 'FLOP/s')}",
         plain(f"bound by {bound}, {percent(op['share_of_ceiling'])} of its ceiling"),
     ]

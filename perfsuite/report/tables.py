@@ -55,9 +55,11 @@ def memory_levels(levels: list[dict[str, Any]]) -> Markup:
     return table(columns, rows)
 
 
-OP_COLUMNS = [("op", False), ("phase", False), ("module", False), ("shape", False), ("calls", True), ("self time", True),
-              ("of clock", True), ("bytes", True), ("GB/s", True), ("flops", True), ("GFLOP/s", True),
-              ("bound by", False), ("of ceiling", True), ("joules", True)]  # fmt: skip
+OP_COLUMNS = [
+    ("op", False), ("phase", False), ("module", False), ("shape", False), ("calls", True), ("self time", True),
+    ("of clock", True), ("bytes", True), ("GB/s", True), ("flops", True), ("GFLOP/s", True), ("bound by", False),
+    ("of ceiling", True), ("joules", True),
+]  # fmt: skip
 
 
 def ops(account: dict[str, Any]) -> Markup:
