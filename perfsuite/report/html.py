@@ -107,7 +107,7 @@ def _facts(account: dict[str, Any], score: dict[str, Any] | None) -> list[Markup
         tiles += [
             _tile("time to train", seconds(score["time_to_train_s"]), f"95 % interval {between}", "lead"),
             _tile("= samples to target", count(score["samples_to_target"]), f"runs {spread}"),
-            _tile("× time per sample", seconds(score["time_per_sample_s"]), f"runs {pace}"),
+            _tile("x time per sample", seconds(score["time_per_sample_s"]), f"runs {pace}"),
         ]
     if account["score"]:
         reached = f"{account['score']['num_reached']} of {account['score']['num_runs']}"
@@ -156,8 +156,8 @@ def _time(ledger: dict[str, Any] | None, drawn: dict[str, charts.Chart]) -> list
         parts += [paragraph(_which_pass(ledger)), tables.phases(ledger)]
     if chart:
         said = (
-            "The whole clock, from the run to its phases to what is in them; the area of a tile is its time. Click a tile "
-            "to go in, the first column to come out."
+            "The whole clock, from the run to its phases to what is in them; the area of a tile is its time. "
+            "Click a tile to go in, the first column to come out."
         )
         parts += [paragraph(said), _chart("icicle", chart, drawn, "time of the run by phase, module and op")]
     return parts
