@@ -6,6 +6,7 @@ for light and dark. Every label that comes from a record goes through `plain`: p
 """
 
 import html
+import math
 from typing import Any
 
 from perfsuite.report import figures
@@ -89,13 +90,14 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
         return None, "No roofline: bytes and flops are known together for none of the recorded ops."
     shown = placed[:MAX_MARKERS]
     intensities = [op["flops"] / op["bytes"] for op in shown]
-    x_range = [min(intensities) / 3, max(intensities) * 4]
-    data = _roofs(ceilings, x_range) + _markers(shown, account["ledger"]["clock_s"])
+    x_range = [min(intensities) / 8, max(intensities) * 4]
+    roofs, labels = _roofs(ceilings, x_range)
+    data = roofs + _markers(shown, account["ledger"]["clock_s"])
     layout = {
         "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, flop per byte"}, "dtick": 1},
         "yaxis": {"type": "log", "title": {"text": "GFLOP/s"}, "dtick": 1},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemsizing": "constant"},
-        "margin": {"t": 40, "r": 16}, "hovermode": "closest",
+        "margin": {"t": 40, "r": 16}, "hovermode": "closest", "annotations": labels,
     }  # fmt: skip
     return {"views": {"roofline": {"data": data, "layout": layout}}, "height": 480}, _what_is_shown(ops, shown)
 
@@ -105,26 +107,33 @@ def ceiling(rate: dict[str, float]) -> float:
     return rate.get("ceiling", rate["median"])
 
 
-def _roofs(ceilings: dict[str, Any], x_range: list[float]) -> list[dict[str, Any]]:
-    """One slanted roof a memory level, up to the highest compute roof; one level roof a data type."""
+def _roofs(ceilings: dict[str, Any], x_range: list[float]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(lines, labels): a slanted roof a memory level, up to the highest compute roof; a flat roof a data type."""
     peaks = {dtype: ceiling(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items() if rate}
     rates = {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}
     low, high = x_range
-    roofs = []
+    lines, labels = [], []
     for name, rate in rates.items():
         right = min(max(max(peaks.values(), default=rate * high) / rate, low), high)
-        roofs.append(_roof(f"{name} {si(rate, 'B/s')}", [low, right], [low * rate / 1e9, right * rate / 1e9]))
+        lines.append(_roof([low, right], [low * rate / 1e9, right * rate / 1e9]))
+        labels.append(_label(f"{name} {si(rate, 'B/s')}", low, low * rate / 1e9, "left", "middle"))
     for dtype, peak in peaks.items():
         left = min(max(peak / max(rates.values()), low), high)
-        roofs.append(_roof(f"{dtype} GEMM {si(peak, 'FLOP/s')}", [left, high], [peak / 1e9] * 2, end=True))
-    return roofs
+        lines.append(_roof([left, high], [peak / 1e9] * 2))
+        labels.append(_label(f"{dtype} GEMM {si(peak, 'FLOP/s')}", high, peak / 1e9, "right", "bottom"))
+    return lines, labels
 
 
-def _roof(label: str, x: list[float], y: list[float], end: bool = False) -> dict[str, Any]:
+def _roof(x: list[float], y: list[float]) -> dict[str, Any]:
+    line = {"color": "--muted", "width": 1.5}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "showlegend": False, "hoverinfo": "skip"}
+
+
+def _label(text: str, x: float, y: float, xanchor: str, yanchor: str) -> dict[str, Any]:
+    """A roof's name, at its end; annotations on logarithmic axes are placed by the exponent."""
     return {
-        "type": "scatter", "mode": "lines+text", "x": x, "y": y, "line": {"color": "--muted", "width": 1.5},
-        "text": ["", plain(label)] if end else [plain(label), ""], "textposition": "top left" if end else "top right",
-        "textfont": {"color": "--muted", "size": 11}, "showlegend": False, "hoverinfo": "skip", "cliponaxis": False,
+        "text": plain(text), "x": math.log10(x), "y": math.log10(y), "xanchor": xanchor, "yanchor": yanchor,
+        "showarrow": False, "font": {"color": "--muted", "size": 11}, "bgcolor": "--card", "borderpad": 1,
     }  # fmt: skip
 
 
@@ -199,8 +208,16 @@ def series(account: dict[str, Any]) -> Chart | None:
         layout[f"yaxis{axis}"] = {"domain": [max(0.0, top - height / total), top], "rangemode": "tozero", "nticks": 4}
         layout["annotations"].append({
             "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "bottom",
-            "showarrow": False, "text": plain(f"{name.replace('_', ' ')}, {unit}"), "font": {"color": "--fg"},
+            "showarrow": False, "text": plain(_title(name, unit)), "font": {"color": "--fg"},
         })  # fmt: skip
     last = "" if len(names) == 1 else str(len(names))
     layout["xaxis"] = {"title": {"text": "seconds since run start"}, "anchor": f"y{last}"}
     return {"views": {"series": {"data": data, "layout": layout}}, "height": total + 68}
+
+
+def _title(name: str, unit: str) -> str:
+    """What a column is called above its strip: "rss_mb" in MB is "rss, MB"."""
+    words = name.removesuffix("_per_s").split("_")
+    if len(words) > 1 and words[-1] == unit.lower():
+        words.pop()
+    return f"{' '.join(words)}, {unit}"

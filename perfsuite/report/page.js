@@ -4,16 +4,23 @@
   const charts = JSON.parse(document.getElementById("charts").textContent);
   const chosen = {};
 
-  // "--hue-1" is that property of the page; "--hue-1/40" is 40 % of it on the card's background, opaque, so that
-  // plotly can choose a readable text colour.
+  const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+
+  // "--hue-1" is that property of the page; "--hue-1/40" is 40 % of it on the card's background, opaque, so that a
+  // readable text colour can be chosen for it.
   function colour(name, style) {
     const [property, percent] = name.split("/");
     const value = style.getPropertyValue(property).trim();
     if (!percent) return value;
-    const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
     const below = rgb(style.getPropertyValue("--card").trim());
     const mixed = rgb(value).map((c, i) => Math.round(below[i] + ((c - below[i]) * percent) / 100));
-    return `rgb(${mixed.join(",")})`;
+    return "#" + mixed.map((c) => c.toString(16).padStart(2, "0")).join("");
+  }
+
+  // Black or white, whichever stands out more (relative luminance of WCAG 2).
+  function readable(background) {
+    const [r, g, b] = rgb(background).map((c) => (c / 255 <= 0.04045 ? c / 3294.6 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18 ? "#000000" : "#ffffff";
   }
 
   function coloured(value, style, isColour) {
@@ -40,10 +47,12 @@
     layout.height = chart.height;
     const axes = { gridcolor: property("--grid"), linecolor: property("--rule"), zeroline: false };
     for (const key in layout) if (/^[xy]axis\d*$/.test(key)) layout[key] = { ...axes, ...layout[key] };
-    for (const trace of data) {
-      if (trace.type === "icicle" && narrow) trace.maxdepth = 3;
+    if (data[0].type === "icicle") {
+      const [trace] = data;
+      layout.uniformtext = { minsize: 10, mode: "hide" };
+      trace.insidetextfont = { color: trace.marker.colors.map(readable) };
+      if (narrow) Object.assign(trace, { maxdepth: 3, texttemplate: "%{label}" });
     }
-    if (data[0].type === "icicle") layout.uniformtext = { minsize: 9, mode: "hide" };
     const config = { displayModeBar: false, responsive: true };
     return Plotly.react(place, data, layout, config).then(() => { place.dataset.drawn = "yes"; });
   }

@@ -166,5 +166,5 @@ def overhead(measured: dict[str, Any]) -> Markup:
         for name, part in named.items()
         if part
     ]  # fmt: skip
-    columns = [("switched on and off", False), ("adds to a step", True), ("95 % interval", True), ("pairs", True)]
+    columns = [("switched", False), ("adds", True), ("95 % interval", True), ("pairs", True)]
     return table(columns, rows)
