@@ -71,7 +71,7 @@ def observe(pages: dict[str, tuple[str, int]], probe: str, folder: Path, dark: b
         outer += f'<iframe name="{name}" src="{name}.html" width="{width}" height="2000" style="border:0"></iframe>'
     (folder / "outer.html").write_text(outer, encoding="utf-8")
     command = [
-        BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=60000", "--dump-dom",
+        BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=1000000", "--dump-dom",
         "--window-size=1400,2000", f"--user-data-dir={folder / 'profile'}",
         f"--blink-settings=preferredColorScheme={0 if dark else 1}", (folder / "outer.html").as_uri(),
     ]  # fmt: skip
@@ -79,5 +79,5 @@ def observe(pages: dict[str, tuple[str, int]], probe: str, folder: Path, dark: b
     collected = re.search(r'<pre id="collected">([^<]*)</pre>', done.stdout)
     assert collected and collected[1], f"no page reported back: {done.stderr[-2000:]}"
     found = json.loads(base64.b64decode(collected[1]))
-    assert found.keys() == pages.keys()
+    assert found.keys() == pages.keys(), f"no report from {sorted(pages.keys() - found.keys())}"
     return found
