@@ -67,7 +67,7 @@ def _sections(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[M
         section("series", "Over time", *_series(account, drawn)),
         section("overhead", "What measuring cost", *_overhead(account)),
         section("ops", "All ops", *_ops(account)),
-        section("host", "Python", *_host(account["host"])),
+        section("host", "Python functions", *_host(account["host"])),
         section("runs", "Runs", *_runs(account)),
         section("checks", "Checks", tables.checks(ledger["checks"] if ledger else [])),
         section("instruments", "Instruments", tables.instruments(account["instruments"])),
@@ -101,11 +101,13 @@ def _answer(account: dict[str, Any]) -> Markup:
 def _facts(account: dict[str, Any], score: dict[str, Any] | None) -> list[Markup]:
     tiles = []
     if score:
-        between = figures.interval(score["ci95_s"], seconds) if score["ci95_s"] else score.get("ci95_reason")
+        between = score.get("ci95_reason") or "no interval"
+        if score["ci95_s"]:
+            between = f"{figures.interval(score['ci95_s'], seconds)} (95 %)"
         spread = figures.interval(score["samples_to_target_range"], count)
         pace = figures.interval(score["time_per_sample_range_s"], seconds)
         tiles += [
-            _tile("time to train", seconds(score["time_to_train_s"]), f"95 % interval {between}", "lead"),
+            _tile("time to train", seconds(score["time_to_train_s"]), between, "lead"),
             _tile("= samples to target", count(score["samples_to_target"]), f"runs {spread}"),
             _tile("x time per sample", seconds(score["time_per_sample_s"]), f"runs {pace}"),
         ]
@@ -118,7 +120,7 @@ def _facts(account: dict[str, Any], score: dict[str, Any] | None) -> list[Markup
         tiles.append(_tile("energy", si(power["energy_j"], "J"), f"{bound}{si(power['mean_w'], 'W')} on average"))
     if overhead:
         low, high = map(figures.overhead, overhead["ci95"])
-        tiles.append(_tile("own cost", figures.overhead(overhead["ratio"]), f"95 % interval {low} to {high}"))
+        tiles.append(_tile("own cost", figures.overhead(overhead["ratio"]), f"{low} to {high} (95 %)"))
     return tiles
 
 

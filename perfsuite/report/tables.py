@@ -56,9 +56,9 @@ def memory_levels(levels: list[dict[str, Any]]) -> Markup:
 
 
 OP_COLUMNS = [
-    ("op", False), ("phase", False), ("module", False), ("shape", False), ("calls", True), ("self time", True),
-    ("of clock", True), ("bytes", True), ("GB/s", True), ("flops", True), ("GFLOP/s", True), ("bound by", False),
-    ("of ceiling", True), ("joules", True),
+    ("op", False), ("phase", False), ("module", False), ("self time", True), ("of clock", True), ("bound by", False),
+    ("of ceiling", True), ("GB/s", True), ("GFLOP/s", True), ("calls", True), ("bytes", True), ("flops", True),
+    ("joules", True), ("shape", False),
 ]  # fmt: skip
 
 
@@ -85,15 +85,15 @@ def _op(op: dict[str, Any], clock_s: float, account: dict[str, Any]) -> list[obj
     no_joules = "energy was not split by op" if power["available"] else power["reason"]
     return [
         Cell(name, op["name"]), _words(op["phase"], "in no phase"), _words(op["module"], "in no module"),
-        Cell(tag("code", op["shape"]), op["shape"]) if op["shape"] else Cell(unknown("no shape was sampled"), None),
-        number(op["calls"], count(op["calls"])), number(op["self_time_s"], seconds(op["self_time_s"])),
-        number(share, percent(share), elsewhere), number(op["bytes"], si(op["bytes"], "B"), no_bytes),
-        number(op["gbytes_per_s"], _rate(op["gbytes_per_s"]), no_rate),
-        number(op["flops"], si(op["flops"], "FLOP"), no_flops),
-        number(op["gflops_per_s"], _rate(op["gflops_per_s"]), no_flop_rate),
+        number(op["self_time_s"], seconds(op["self_time_s"])), number(share, percent(share), elsewhere),
         Cell(op["bound"] + level, op["bound"]) if op["bound"] else Cell(unknown(no_bound), None),
         number(op["share_of_ceiling"], percent(op["share_of_ceiling"]), no_bound),
+        number(op["gbytes_per_s"], _rate(op["gbytes_per_s"]), no_rate),
+        number(op["gflops_per_s"], _rate(op["gflops_per_s"]), no_flop_rate),
+        number(op["calls"], count(op["calls"])), number(op["bytes"], si(op["bytes"], "B"), no_bytes),
+        number(op["flops"], si(op["flops"], "FLOP"), no_flops),
         number(op["joules"], si(op["joules"], "J"), no_joules),
+        Cell(tag("code", op["shape"]), op["shape"]) if op["shape"] else Cell(unknown("no shape was sampled"), None),
     ]  # fmt: skip
 
 
