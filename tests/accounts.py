@@ -173,7 +173,10 @@ def with_power() -> dict[str, Any]:
     """A machine with an energy counter, host stacks recorded."""
     made = run_account()
     made["power"] = {"available": True, "reason": None, "energy_j": 812.4, "bound_j": 19.5, "mean_w": 57.1,
-                     "method": "energy counter of the package, cross-checked against power"}  # fmt: skip
+                     "method": "energy counter of the package, cross-checked against power",
+                     "phases": [{"name": "forward", "time_s": 4.05, "energy_j": 236.0, "bound_j": 31.0, "mean_w": 58.3},
+                                {"name": "backward", "time_s": 6.48, "energy_j": None, "bound_j": None,
+                                 "mean_w": None}]}  # fmt: skip
     series = made["series"]
     series["columns"]["package_power"] = [55 + 6 * math.sin(t) for t in series["t_s"]]
     series["units"]["package_power"] = "W"
@@ -216,6 +219,16 @@ def watched() -> dict[str, Any]:
         "series": {"t_s": [], "columns": {}, "units": {}, "absent": {"cpu_cores": "the sampler was off"}},
         "notes": [],
     }  # fmt: skip
+
+
+def unfinished() -> dict[str, Any]:
+    """A record none of whose passes has finished."""
+    made = run_account()
+    reason = "no pass of this record has finished: run it again or resume it"
+    made["headline"] = {"answer": f"no time to 2.4 nats per byte: {reason}", "limits": None}
+    made |= {"score": None, "score_reason": reason, "ledger": None, "memory": None, "overhead": None, "series": None,
+             "power": {"available": False, "reason": reason}, "instruments": [], "notes": [reason]}  # fmt: skip
+    return made
 
 
 def hostile() -> dict[str, Any]:

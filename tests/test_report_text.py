@@ -27,7 +27,7 @@ def _accounts() -> ModuleType:
 
 
 accounts = _accounts()
-KINDS = ("run_account", "not_converged", "with_power", "watched", "hostile")
+KINDS = ("run_account", "not_converged", "with_power", "watched", "unfinished", "hostile")
 
 
 def shown(renderable: Any, width: int = 100) -> str:

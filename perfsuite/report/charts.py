@@ -82,7 +82,7 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
     ceilings = account["machine"]["ceilings"]
     if not ceilings:
         return None, f"No roofline: this machine has no measured ceilings ({account['machine']['ceilings_reason']})."
-    ops = (account["ledger"] or {}).get("ops", [])
+    ops = account["ledger"]["ops"] if account["ledger"] else []
     if not ops:
         return None, "No roofline: no op was recorded in this pass."
     placed = [op for op in ops if op["bytes"] and op["flops"] and op["self_time_s"]]
@@ -187,6 +187,8 @@ def _what_is_shown(ops: list[dict[str, Any]], shown: list[dict[str, Any]]) -> st
 def series(account: dict[str, Any]) -> Chart | None:
     """What the sampler saw over the pass, one strip a column, all over the same seconds."""
     measured = account["series"]
+    if not measured:
+        return None
     names = [n for n, values in measured["columns"].items() if any(v is not None for v in values)]
     if not names:
         return None

@@ -184,6 +184,8 @@ def _roofline(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[M
 
 def _memory(account: dict[str, Any]) -> list[Markup]:
     memory = account["memory"]
+    if not memory:
+        return [paragraph("Nothing is known of the memory: no pass of this record has finished.", "absent")]
     faults = memory["page_faults"]
     tiles = []
     if memory["peak_bytes"] is not None:
@@ -217,7 +219,9 @@ def _series(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Mar
     elif power["method"]:
         bound = f" ± {si(power['bound_j'], 'J')}" if power["bound_j"] is not None else ""
         parts.append(paragraph(f"Energy {si(power['energy_j'], 'J')}{bound}: {power['method']}."))
-    absent = account["series"]["absent"]
+    if power.get("phases"):
+        parts.append(tables.energy(power["phases"]))
+    absent = account["series"]["absent"] if account["series"] else {}
     if absent:
         rows = [[name.replace("_", " "), reason] for name, reason in absent.items()]
         parts.append(_folded(f"{len(absent)} columns are absent", tables.table([("", False), ("reason", False)], rows)))

@@ -55,6 +55,18 @@ def memory_levels(levels: list[dict[str, Any]]) -> Markup:
     return table(columns, rows)
 
 
+def energy(phases: list[dict[str, Any]]) -> Markup:
+    """Joules of every phase, each with its bound."""
+    nothing = "the readings do not tell"
+    rows = []
+    for phase in phases:
+        bound = tag("small", f" ± {si(phase['bound_j'], 'J')}") if phase["bound_j"] is not None else ""
+        joules = join([si(phase["energy_j"], "J"), bound])
+        mean = number(phase["mean_w"], si(phase["mean_w"], "W"), nothing)
+        rows.append([phase["name"], seconds(phase["time_s"]), number(phase["energy_j"], joules, nothing), mean])
+    return table([("phase", False), ("time", True), ("energy", True), ("mean power", True)], rows)
+
+
 OP_COLUMNS = [
     ("op", False), ("phase", False), ("module", False), ("self time", True), ("of clock", True), ("bound by", False),
     ("of ceiling", True), ("GB/s", True), ("GFLOP/s", True), ("calls", True), ("bytes", True), ("flops", True),
