@@ -6,6 +6,7 @@ for light and dark. Every label that comes from a record goes through `plain`: p
 """
 
 import html
+import math
 from typing import Any
 
 from perfsuite.report import figures
@@ -45,16 +46,17 @@ def convergence(account: dict[str, Any]) -> Chart | None:
 def _convergence_view(runs: list[dict], target: dict | None, key: str, x_title: str, y_title: str) -> dict[str, Any]:
     data = []
     for index, run in enumerate(runs):
-        points = run["evaluations"]
+        points = [p for p in run["evaluations"] if p["quality"] is not None]
         outcome = "reached" if run["reached"] else "not reached"
+        name = f"seed {run['seed']}" + ("" if run["reached"] else " (not reached)")
         data.append({
-            "type": "scatter", "mode": "lines+markers", "name": f"seed {run['seed']}" + ("" if run["reached"] else " ✗"),
+            "type": "scatter", "mode": "lines+markers", "name": name,
             "x": [p[key] for p in points], "y": [p["quality"] for p in points],
             "line": {"color": hue(index), "width": 2, "dash": "solid" if run["reached"] else "dot"},
             "marker": {"size": [5] * (len(points) - 1) + [10], "color": hue(index),
                        "symbol": ["circle"] * (len(points) - 1) + ["circle" if run["reached"] else "x"]},
             "customdata": [f"seed {run['seed']}, {outcome}<br>{p['quality']:.4g} after {count(p['samples'])} samples, "
-                           f"{seconds(p['time_s'])}" for p in points if p["quality"] is not None],
+                           f"{seconds(p['time_s'])}" for p in points],
             "hovertemplate": "%{customdata}<extra></extra>",
         })  # fmt: skip
     layout: dict[str, Any] = {
@@ -64,8 +66,10 @@ def _convergence_view(runs: list[dict], target: dict | None, key: str, x_title: 
         "margin": {"t": 40},
     }
     if target:
-        layout["shapes"] = [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": target["value"],
-                             "y1": target["value"], "line": {"color": "--good", "width": 1.5, "dash": "dash"}}]  # fmt: skip
+        layout["shapes"] = [{
+            "type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": target["value"], "y1": target["value"],
+            "line": {"color": "--good", "width": 1.5, "dash": "dash"},
+        }]  # fmt: skip
         layout["annotations"] = [{
             "xref": "paper", "x": 1, "y": target["value"], "xanchor": "right", "yanchor": "bottom", "showarrow": False,
             "text": plain(f"target {figures.sign(target)} {target['value']:g}"), "font": {"color": "--good"},
@@ -78,7 +82,7 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
     ceilings = account["machine"]["ceilings"]
     if not ceilings:
         return None, f"No roofline: this machine has no measured ceilings ({account['machine']['ceilings_reason']})."
-    ops = (account["ledger"] or {}).get("ops", [])
+    ops = account["ledger"]["ops"] if account["ledger"] else []
     if not ops:
         return None, "No roofline: no op was recorded in this pass."
     placed = [op for op in ops if op["bytes"] and op["flops"] and op["self_time_s"]]
@@ -86,43 +90,50 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
         return None, "No roofline: bytes and flops are known together for none of the recorded ops."
     shown = placed[:MAX_MARKERS]
     intensities = [op["flops"] / op["bytes"] for op in shown]
-    x_range = [min(intensities) / 3, max(intensities) * 4]
-    data = _roofs(ceilings, x_range) + _markers(shown, account["ledger"]["clock_s"])
+    x_range = [min(intensities) / 8, max(intensities) * 4]
+    roofs, labels = _roofs(ceilings, x_range)
+    data = roofs + _markers(shown, account["ledger"]["clock_s"])
     layout = {
         "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, flop per byte"}, "dtick": 1},
         "yaxis": {"type": "log", "title": {"text": "GFLOP/s"}, "dtick": 1},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom", "itemsizing": "constant"},
-        "margin": {"t": 40, "r": 16}, "hovermode": "closest",
+        "margin": {"t": 40, "r": 16}, "hovermode": "closest", "annotations": labels,
     }  # fmt: skip
     return {"views": {"roofline": {"data": data, "layout": layout}}, "height": 480}, _what_is_shown(ops, shown)
 
 
-def read_rate(level: dict[str, Any]) -> dict[str, float]:
-    """Measured read bandwidth of a memory level, bytes per second: median, lo, hi."""
-    return level["read_bytes_per_s"]
+def ceiling(rate: dict[str, float]) -> float:
+    """The one figure of a measured rate that ops are held against, per second."""
+    return rate.get("ceiling", rate["median"])
 
 
-def _roofs(ceilings: dict[str, Any], x_range: list[float]) -> list[dict[str, Any]]:
-    """One slanted roof a memory level, each up to the compute roof."""
-    dtype, peak = max(ceilings["gemm_flops_per_s"].items(), key=lambda item: item[1]["median"])
-    levels = [(level["name"], read_rate(level)["median"]) for level in ceilings["levels"]]
+def _roofs(ceilings: dict[str, Any], x_range: list[float]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(lines, labels): a slanted roof a memory level, up to the highest compute roof; a flat roof a data type."""
+    peaks = {dtype: ceiling(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items() if rate}
+    rates = {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}
     low, high = x_range
-    roofs = []
-    for name, rate in levels:
-        ridge = peak["median"] / rate
-        right = min(max(ridge, low), high)
-        roofs.append(_roof(plain(f"{name} {si(rate, 'B/s')}"), [low, right], [low * rate / 1e9, right * rate / 1e9]))
-    first_ridge = min(max(peak["median"] / max(rate for _, rate in levels), low), high)
-    top = peak["median"] / 1e9
-    roofs.append(_roof(plain(f"{dtype} GEMM {si(peak['median'], 'FLOP/s')}"), [first_ridge, high], [top, top], end=True))
-    return roofs
+    lines, labels = [], []
+    for name, rate in rates.items():
+        right = min(max(max(peaks.values(), default=rate * high) / rate, low), high)
+        lines.append(_roof([low, right], [low * rate / 1e9, right * rate / 1e9]))
+        labels.append(_label(f"{name} {si(rate, 'B/s')}", low, low * rate / 1e9, "left", "middle"))
+    for dtype, peak in peaks.items():
+        left = min(max(peak / max(rates.values()), low), high)
+        lines.append(_roof([left, high], [peak / 1e9] * 2))
+        labels.append(_label(f"{dtype} GEMM {si(peak, 'FLOP/s')}", high, peak / 1e9, "right", "bottom"))
+    return lines, labels
 
 
-def _roof(label: str, x: list[float], y: list[float], end: bool = False) -> dict[str, Any]:
+def _roof(x: list[float], y: list[float]) -> dict[str, Any]:
+    line = {"color": "--muted", "width": 1.5}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "showlegend": False, "hoverinfo": "skip"}
+
+
+def _label(text: str, x: float, y: float, xanchor: str, yanchor: str) -> dict[str, Any]:
+    """A roof's name, at its end; annotations on logarithmic axes are placed by the exponent."""
     return {
-        "type": "scatter", "mode": "lines+text", "x": x, "y": y, "line": {"color": "--muted", "width": 1.5},
-        "text": ["", label] if end else [label, ""], "textposition": "top left" if end else "top right",
-        "textfont": {"color": "--muted", "size": 11}, "showlegend": False, "hoverinfo": "skip", "cliponaxis": False,
+        "text": plain(text), "x": math.log10(x), "y": math.log10(y), "xanchor": xanchor, "yanchor": yanchor,
+        "showarrow": False, "font": {"color": "--muted", "size": 11}, "bgcolor": "--card", "borderpad": 1,
     }  # fmt: skip
 
 
@@ -148,11 +159,12 @@ def _hover(op: dict[str, Any], clock_s: float) -> str:
     bound = op["bound"] or "not known"
     if op["bound"] == "memory" and op["level"]:
         bound += f" ({op['level']})"
+    share = percent(op["self_time_s"] / clock_s)
     lines = [
         f"<b>{plain(op['name'], 60)}</b>" + (f" ({plain(op['impl'])})" if op["impl"] else ""),
         plain(f"{op['phase']}, {op['module'] or 'no module'}"),
         plain(op["shape"] or "shape not known"),
-        f"{seconds(op['self_time_s'])}, {percent(op['self_time_s'] / clock_s)} of the clock, {count(op['calls'])} calls",
+        f"{share} of the clock, {seconds(op['self_time_s'])}, {count(op['calls'])} calls",
         f"{si(op['bytes'] / op['self_time_s'], 'B/s')}, {si(op['flops'] / op['self_time_s'], 'FLOP/s')}",
         plain(f"bound by {bound}, {percent(op['share_of_ceiling'])} of its ceiling"),
     ]
@@ -175,6 +187,8 @@ def _what_is_shown(ops: list[dict[str, Any]], shown: list[dict[str, Any]]) -> st
 def series(account: dict[str, Any]) -> Chart | None:
     """What the sampler saw over the pass, one strip a column, all over the same seconds."""
     measured = account["series"]
+    if not measured:
+        return None
     names = [n for n, values in measured["columns"].items() if any(v is not None for v in values)]
     if not names:
         return None
@@ -196,8 +210,16 @@ def series(account: dict[str, Any]) -> Chart | None:
         layout[f"yaxis{axis}"] = {"domain": [max(0.0, top - height / total), top], "rangemode": "tozero", "nticks": 4}
         layout["annotations"].append({
             "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "bottom",
-            "showarrow": False, "text": plain(f"{name.replace('_', ' ')}, {unit}"), "font": {"color": "--fg"},
+            "showarrow": False, "text": plain(_title(name, unit)), "font": {"color": "--fg"},
         })  # fmt: skip
     last = "" if len(names) == 1 else str(len(names))
     layout["xaxis"] = {"title": {"text": "seconds since run start"}, "anchor": f"y{last}"}
     return {"views": {"series": {"data": data, "layout": layout}}, "height": total + 68}
+
+
+def _title(name: str, unit: str) -> str:
+    """What a column is called above its strip: "rss_mb" in MB is "rss, MB"."""
+    words = name.removesuffix("_per_s").split("_")
+    if len(words) > 1 and words[-1] == unit.lower():
+        words.pop()
+    return f"{' '.join(words)}, {unit}"

@@ -16,10 +16,12 @@ ROUNDING_NS = 1000
 
 
 def icicle(ledger: dict[str, Any] | None) -> tuple[Chart | None, list[str]]:
-    """The chart with a view by module and one by op, and sentences about what could not be split."""
+    """The chart, by op and by module where ops were recorded, and sentences about what could not be split."""
     if not ledger or not ledger["phases"] or not ledger["clock_s"]:
         return None, ["There is no time account: no phase was recorded in this pass."]
     notes: list[str] = []
+    if not ledger["ops"]:
+        return {"views": {"by phase": _view(ledger, ("name", "module"), notes)}, "height": 280}, notes
     views = {
         "by op": _view(ledger, ("name", "module"), notes),
         "by module": _view(ledger, ("module", "name"), []),
@@ -63,7 +65,8 @@ def _phase(tiles: "_Tiles", node: str, phase: dict[str, Any], time_ns: int, ops:
     if ops_ns > listed_ns:
         tiles.add(f"{node}/unlisted", node, "ops not listed", ops_ns - listed_ns, f"{colour}/40", "")
     if time_ns > ops_ns:
-        tiles.add(f"{node}/host", node, "host", time_ns - ops_ns, "--muted/35", "outside all ops: Python, dispatch, waits")
+        what = "outside all ops: Python, dispatch, waits"
+        tiles.add(f"{node}/host", node, "host", time_ns - ops_ns, "--muted/35", what)
 
 
 def _split(tiles: "_Tiles", node: str, ops: list[dict[str, Any]], levels: tuple[str, ...], colour: str,
@@ -115,5 +118,5 @@ class _Tiles:
             **self._columns, "marker": {"colors": self._colors, "line": {"color": "--card", "width": 0.5}},
             "text": [seconds(ns / 1e9) for ns in self._columns["values"]], "textinfo": "label+text",
             "texttemplate": "%{label}  %{text}", "hovertemplate": "%{customdata}<extra></extra>",
-            "pathbar": {"visible": False},
+            "pathbar": {"visible": False}, "leaf": {"opacity": 1},
         }  # fmt: skip

@@ -41,7 +41,8 @@ class RunProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        if self._console.is_terminal:
+            self._bars.stop()
 
     def pass_started(self, kind: str, index: int, of: int, record: Record) -> None:
         """A pass begins: the index-th (from 0) of `of` of its kind."""

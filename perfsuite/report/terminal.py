@@ -25,7 +25,8 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
     if ledger:
         parts += [_heading("Where the time went", _which(ledger)), _phases(ledger)]
         parts += [_heading("Longest ops", None), _Ops(ledger)]
-    parts += [_heading("Memory", None), _memory(account["memory"])]
+    if account["memory"]:
+        parts += [_heading("Memory", None), _memory(account["memory"])]
     lines = [("power", _power(account["power"])), ("own cost", _overhead(account["overhead"]))]
     if ledger:
         lines.append(("checks", _checks(ledger["checks"])))
