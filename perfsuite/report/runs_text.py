@@ -14,7 +14,7 @@ def brief(record: Record) -> dict[str, Any]:
     """One row for a record: what it is of, passes done and planned, and the time to train in seconds or, where there is
     none (None), why not.
     """
-    scored, reason = score(record)
+    scored, reason = score(vars(record))
     planned = record.num_runs + sum(bool(wanted) for wanted in record.wanted.values())
     return {
         "id": record.id,
