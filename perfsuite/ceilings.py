@@ -27,6 +27,7 @@ BYTES = "bytes the program reads plus bytes it writes, without the line that an 
 
 # Short repetitions: on a shared machine most of them then run without being interrupted.
 _REPETITION_NS = 1_000_000
+_MOST_SLICES = 16
 _WARM_WALKS = 8
 # A busy machine is not waited for: at most about this long, a third of it if quick, but at least some rounds.
 _LIMIT_S = 20.0
@@ -193,13 +194,17 @@ def _native_tasks(cpus: list[int], levels: list[Level]) -> tuple[dict[tuple[str,
 
 
 def _bandwidth_task(bench: Any, kernel: str, working_set_bytes: int) -> tuple[_Task, int]:
-    passes = 1
+    passes, slices = 1, 1
     for _ in range(2):  # from the first pass, whose clock is all barrier, to one that fills a repetition
         trial = bench.run(kernel, working_set_bytes, passes, 2)
-        passes = max(1, passes * _REPETITION_NS // max(1, min(trial["samples_ns"])))
+        ns = min(trial["samples_ns"])
+        passes = max(1, passes * _REPETITION_NS // max(1, ns))
+    if passes == 1:
+        slices = min(_MOST_SLICES, max(1, ns // _REPETITION_NS))
+    repetitions = max(3, slices)
 
     def repeat() -> list[float]:
-        run = bench.run(kernel, working_set_bytes, passes, 3)
+        run = bench.run(kernel, working_set_bytes, passes, repetitions, slices)
         return [run["bytes"] * 1e9 / ns for ns in run["samples_ns"]]
 
     return repeat, trial["working_set_bytes"]
@@ -242,9 +247,9 @@ def _torch_part(
         tasks: dict[tuple[str, str], _Task] = {}
         for dtype in _DTYPES:
             rate, sizes[dtype] = gemm(dtype, threads)
-            tasks["", dtype] = lambda rate=rate: [rate() for _ in range(3)]
+            tasks["", dtype] = lambda rate=rate: [rate() for _ in range(8)]
         overhead = op_overhead()
-        tasks["", "op"] = lambda: [overhead()]
+        tasks["", "op"] = lambda: [overhead() for _ in range(3)]
         return _interleave(tasks, rounds, until, report), sizes
 
 

@@ -50,8 +50,9 @@ def gemm(dtype: str, threads: int, n: int | None = None) -> tuple[Callable[[], f
 
     if n is not None:
         return product(n), n
-    # 1,024 fills two threads (2 x 4 MiB of operands, past the second-level caches); flops grow with the threads.
-    n = max(1024, int(1024 * (threads / 2) ** (1 / 3)) // 256 * 256)
+    # About a millisecond for each thread: long against the start of a parallel loop, short enough that on a busy machine
+    # some products run undisturbed (with twice the n none did, where a third process took a processor of two).
+    n = max(512, int(512 * (threads / 2) ** (1 / 3)) // 256 * 256)
     with torch_threads(1):  # threads that wait for each other on a busy machine say nothing of the dtype
         small = product(256)
         slow = 2 * n**3 / (threads * max(small() for _ in range(5))) > _LONGEST_PRODUCT_S
