@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from perfsuite import _native, machine, topology
+from perfsuite.ceiling_tasks import DTYPES, interleave, kernels, native_tasks, torch_samples
 from perfsuite.memory_levels import Level, plan_levels
-from perfsuite.torch_rates import gemm, op_overhead, torch_reason, torch_threads
+from perfsuite.torch_rates import gemm, torch_reason, torch_threads
 
 Progress = Callable[[int, int, str], None]
 """Called with rounds done, rounds in all, and what is being measured."""
@@ -25,21 +25,12 @@ STATISTIC = (
 )
 BYTES = "bytes the program reads plus bytes it writes, without the line that an ordinary store reads (write-allocate)"
 
-# Short repetitions: on a shared machine most of them then run without being interrupted.
-_REPETITION_NS = 1_000_000
-_WARM_WALKS = 8
 # A busy machine is not waited for: at most about this long, a third of it if quick, but at least some rounds.
 _LIMIT_S = 20.0
-_LEAST_ROUNDS = 3
 # Others' use of the processors, as a share of those measured, from which on it is mentioned.
 _BUSY = 0.1
-_DTYPES = ("float32", "bfloat16")
-_STREAMING = ("streaming_write", "streaming_copy")
 _YARDSTICK_BYTES = 64 << 20
 _YARDSTICK_GEMM = 512
-
-# One call gives some samples of one quantity.
-_Task = Callable[[], list[float]]
 
 
 def measure(progress: Progress | None = None, quick: bool = False, threads: int | None = None) -> dict[str, Any]:
@@ -62,10 +53,10 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
             progress(done, total, what)
 
     report(0, "preparing")
-    tasks, working_sets = _native_tasks(cpus, levels)
-    found = _interleave(tasks, rounds, began + 0.7 * limit_s, lambda done: report(done, "memory and arithmetic"))
+    tasks, working_sets = native_tasks(cpus, levels)
+    found = interleave(tasks, rounds, began + 0.7 * limit_s, lambda done: report(done, "memory and arithmetic"))
     del tasks  # and with them the memory they measured
-    found_torch, gemm_n = _torch_part(
+    found_torch, gemm_n = torch_samples(
         len(cpus), rounds, began + limit_s, lambda done: report(rounds + done, "matrix products")
     )
     found |= found_torch
@@ -79,7 +70,7 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
     def level_entry(level: Level) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": level.name, "capacity_bytes": level.capacity_bytes}
         entry["working_set_bytes"] = working_sets[level.name]
-        for kernel in _kernels(level):
+        for kernel in kernels(level):
             entry[f"{kernel}_bytes_per_s"] = spread(found[level.name, kernel])
         entry["latency_working_set_bytes"] = level.chase_bytes
         entry["latency_ns"] = spread(found[level.name, "latency"], best="low")
@@ -98,7 +89,7 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
         "levels": [level_entry(level) for level in levels],
         "fma_flops_per_s": {"float32": spread(found["", "fma"])},
         "gemm_flops_per_s": {
-            dtype: {"n": gemm_n[dtype]} | spread(found["", dtype]) if dtype in gemm_n else None for dtype in _DTYPES
+            dtype: {"n": gemm_n[dtype]} | spread(found["", dtype]) if dtype in gemm_n else None for dtype in DTYPES
         },
         "gemm_reason": torch_reason(),
         "op_overhead_ns": spread(found["", "op"], best="low") if ("", "op") in found else None,
@@ -132,12 +123,12 @@ def save(ceilings: dict[str, Any]) -> tuple[Path | None, str | None]:
 
 
 def yardstick(repeats: int = 25, threads: int | None = None) -> dict[str, Any]:
-    """A fixed copy (32 MiB to 32 MiB) and a fixed GEMM (512 x 512 float32), timed `repeats` times each; about 0.1 s.
+    """A fixed copy (32 MiB to 32 MiB, a quarter at a time) and a fixed GEMM (512 x 512 float32), `repeats` times each.
 
-    Raw rates, to tell how a machine drifts between two sittings; None with a reason where there is no torch.
+    About 0.1 s in all. Raw rates, to tell how a machine drifts between two sittings; None with a reason without torch.
     """
     cpus = topology.worker_cpus(threads)
-    run = _native.MemoryBench(cpus, _YARDSTICK_BYTES).run("copy", _YARDSTICK_BYTES, 1, repeats)
+    run = _native.MemoryBench(cpus, _YARDSTICK_BYTES).run("copy", _YARDSTICK_BYTES, 1, repeats, slices=4)
     reason = torch_reason()
     rates = None
     if reason is None:
@@ -171,98 +162,6 @@ def _others_busy_seconds() -> float | None:
 def _usable_memory_bytes() -> int | None:
     sizes = [topology.meminfo_bytes("MemAvailable"), topology.memory_limit_bytes()[0]]
     return min((size for size in sizes if size is not None), default=None)
-
-
-def _kernels(level: Level) -> list[str]:
-    # Streaming stores go past the caches: they belong to memory alone, where a large memcpy uses them.
-    names = _native.membench_kernels()
-    return [name for name in names if level.capacity_bytes is None or name not in _STREAMING]
-
-
-def _native_tasks(cpus: list[int], levels: list[Level]) -> tuple[dict[tuple[str, str], _Task], dict[str, int]]:
-    bench = _native.MemoryBench(cpus, max(level.working_set_bytes for level in levels))
-    tasks: dict[tuple[str, str], _Task] = {}
-    working_sets: dict[str, int] = {}
-    for level in levels:
-        for kernel in _kernels(level):
-            task, working_sets[level.name] = _bandwidth_task(bench, kernel, level.working_set_bytes)
-            tasks[level.name, kernel] = task
-        tasks[level.name, "latency"] = _latency_task(level, cpus[0])
-    tasks["", "fma"] = _fma_task(cpus)
-    return tasks, working_sets
-
-
-def _bandwidth_task(bench: Any, kernel: str, working_set_bytes: int) -> tuple[_Task, int]:
-    passes = 1
-    for _ in range(2):  # from the first pass, whose clock is all barrier, to one that fills a repetition
-        trial = bench.run(kernel, working_set_bytes, passes, 2)
-        passes = max(1, passes * _REPETITION_NS // max(1, min(trial["samples_ns"])))
-
-    def repeat() -> list[float]:
-        run = bench.run(kernel, working_set_bytes, passes, 3)
-        return [run["bytes"] * 1e9 / ns for ns in run["samples_ns"]]
-
-    return repeat, trial["working_set_bytes"]
-
-
-def _latency_task(level: Level, cpu: int) -> _Task:
-    chase = _native.PointerChase(level.chase_bytes, cpu, level.line_bytes)
-    trial_steps = 2000
-    # Memory is what a walk finds without warming. A cache is walked through several times: last levels that fill with
-    # what the second level gives up, and guess what will be needed again, hold all lines only after some rounds.
-    warm_steps = _WARM_WALKS * chase.lines if level.capacity_bytes else 0
-    ns = min(chase.run(trial_steps, 2, warm_steps)) / trial_steps
-    steps = max(trial_steps, int(_REPETITION_NS / ns))
-
-    def repeat() -> list[float]:
-        return [sample / steps for sample in chase.run(steps, 3, warm_steps)]
-
-    return repeat
-
-
-def _fma_task(cpus: list[int]) -> _Task:
-    trial = _native.fma_run(cpus, 10_000, 3)
-    iterations = max(1, 10_000 * _REPETITION_NS // max(1, min(trial["samples_ns"])))
-
-    def repeat() -> list[float]:
-        run = _native.fma_run(cpus, iterations, 3)
-        return [run["flops"] * 1e9 / ns for ns in run["samples_ns"]]
-
-    return repeat
-
-
-def _torch_part(
-    threads: int, rounds: int, until: float, report: Callable[[int], None]
-) -> tuple[dict[tuple[str, str], list[float]], dict[str, int]]:
-    # After the native part, not mixed with it: torch's idle threads spin for a while and would disturb the others.
-    if torch_reason():
-        return {}, {}
-    sizes: dict[str, int] = {}
-    with torch_threads(threads):
-        tasks: dict[tuple[str, str], _Task] = {}
-        for dtype in _DTYPES:
-            rate, sizes[dtype] = gemm(dtype, threads)
-            tasks["", dtype] = lambda rate=rate: [rate() for _ in range(3)]
-        overhead = op_overhead()
-        tasks["", "op"] = lambda: [overhead()]
-        return _interleave(tasks, rounds, until, report), sizes
-
-
-def _interleave(
-    tasks: dict[tuple[str, str], _Task], rounds: int, until: float, report: Callable[[int], None]
-) -> dict[tuple[str, str], list[float]]:
-    # A disturbance of some seconds then touches a few samples of everything instead of all samples of one quantity.
-    order = list(tasks)
-    shuffle = random.Random(1).shuffle
-    found: dict[tuple[str, str], list[float]] = {key: [] for key in order}
-    for done in range(1, rounds + 1):
-        shuffle(order)
-        for key in order:
-            found[key] += tasks[key]()
-        report(done)
-        if done >= _LEAST_ROUNDS and time.monotonic() > until:
-            break
-    return found
 
 
 def main() -> None:

@@ -184,7 +184,8 @@ def machine(quick: bool, as_json: bool) -> int:
     from rich.console import Console
 
     from perfsuite import ceilings
-    from perfsuite.report.machine_text import render
+    from perfsuite.machine import fingerprint
+    from perfsuite.report.machine_text import render_machine
 
     with Console(stderr=True).status("measuring bandwidths, latencies and peaks"):
         measured = ceilings.measure(quick=quick)
@@ -192,7 +193,7 @@ def machine(quick: bool, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(measured, allow_nan=False))
     else:
-        Console().print(render(measured))
+        Console().print(render_machine(fingerprint(), measured))
     click.echo(f"kept in {path}" if path else reason, err=True)
     return 0
 

@@ -16,7 +16,7 @@ def answer(record: Mapping[str, Any], score: Mapping[str, Any] | None, score_rea
             return "nothing was measured"
         return f"{pass_['num_steps']} steps in {_figure(pass_['clock_ns'] / 1e9)} s"
     goal = f"{target['value']:g} {target['unit']}"
-    if score is None:
+    if score is None or score["time_to_train_s"] is None:
         return f"no time to {goal}: {score_reason}"
     low, high = score["ci95_s"] or (None, None)
     interval = f" (95 % interval {_figure(low)} to {_figure(high)} s)" if low is not None else ""

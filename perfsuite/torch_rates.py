@@ -1,6 +1,5 @@
 """What torch makes of this machine: matrix products and the cost of one op. torch is imported where it is used."""
 
-import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +10,14 @@ OVERHEAD_CALLS = 2000
 
 
 def torch_reason() -> str | None:
-    """Why torch cannot be used, or None where it can."""
-    return None if importlib.util.find_spec("torch") else "torch is not installed: pip install 'perfsuite[torch]'"
+    """Why torch cannot be used, or None where it can (it is imported then)."""
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError:
+        return "torch is not installed: pip install 'perfsuite[torch]'"
+    except (ImportError, OSError) as error:
+        return f"torch cannot be imported: {error}"
+    return None
 
 
 @contextmanager
@@ -50,8 +55,9 @@ def gemm(dtype: str, threads: int, n: int | None = None) -> tuple[Callable[[], f
 
     if n is not None:
         return product(n), n
-    # 1,024 fills two threads (2 x 4 MiB of operands, past the second-level caches); flops grow with the threads.
-    n = max(1024, int(1024 * (threads / 2) ** (1 / 3)) // 256 * 256)
+    # About a millisecond on each thread: long against the start of a parallel loop, short enough that on a busy
+    # machine some products run undisturbed (with twice the n none did, where others took one of two processors).
+    n = max(512, int(512 * (threads / 2) ** (1 / 3)) // 256 * 256)
     with torch_threads(1):  # threads that wait for each other on a busy machine say nothing of the dtype
         small = product(256)
         slow = 2 * n**3 / (threads * max(small() for _ in range(5))) > _LONGEST_PRODUCT_S

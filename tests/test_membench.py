@@ -55,6 +55,21 @@ def test_a_smaller_working_set_after_a_larger_one_has_its_own_data() -> None:
     assert run["checksums"] == [word_sum(source(run["elements"], 2654435761))]
 
 
+@pytest.mark.parametrize("kernel", _native.membench_kernels())
+def test_repetitions_take_the_slices_in_turn(kernel) -> None:
+    bench = _native.MemoryBench([CPU, CPU], 1 << 17)
+    whole = bench.run(kernel, 1 << 17, 2, 5, slices=3)
+    n, part = whole["elements"], whole["elements"] // 3
+    assert whole["bytes"] * 3 == 2 * whole["working_set_bytes"] and n == 3 * part
+    if kernel == "read":
+        b = source(2 * n, 2654435761).reshape(2, n)
+        second = b[:, part : 2 * part]  # of repetitions 0 to 4, the last
+        assert whole["checksums"] == [word_sum(share) * 2 & 0xFFFFFFFF for share in second]
+    elif kernel == "copy":
+        b = source(2 * n, 2654435761).reshape(2, n)
+        assert whole["checksums"] == [word_sum(share) for share in b]
+
+
 @pytest.mark.parametrize("lines", [2, 3, 64, 1000])
 def test_the_chase_is_one_cycle_through_all_lines(lines) -> None:
     following = _native.PointerChase(lines * 64, CPU, seed=lines).next_lines()
@@ -111,6 +126,8 @@ def test_the_callers_affinity_is_left_alone() -> None:
         (lambda: _native.MemoryBench([CPU], 4096).run("read", -5, 1, 1), "too small"),
         (lambda: _native.MemoryBench([CPU], 4096).run("read", 4096, 0, 1), "passes must be at least 1"),
         (lambda: _native.MemoryBench([CPU], 4096).run("read", 4096, 1, 0), "repetitions must be at least 1"),
+        (lambda: _native.MemoryBench([CPU], 4096).run("read", 4096, 1, 1, 0), "slices must be at least 1"),
+        (lambda: _native.MemoryBench([CPU], 4096).run("read", 4096, 1, 1, 9), "needs at least 4608"),
         (lambda: _native.PointerChase(64, CPU), "at least two lines"),
         (lambda: _native.PointerChase(-64, CPU), "at least two lines"),
         (lambda: _native.PointerChase(4096, CPU, line_bytes=12), "multiple of 8"),

@@ -1,7 +1,7 @@
 // Microbenchmarks of the memory system and the arithmetic units. They return raw times; statistics are made elsewhere.
 //
-// A thread runs for each entry of `cpus`, pinned to it where the kernel allows. A repetition starts on a barrier and its
-// time is from the first thread's start to the last thread's end.
+// A thread runs for each entry of `cpus`, pinned to it where the kernel allows. A repetition starts on a barrier and
+// its time is from the first thread's start to the last thread's end.
 #pragma once
 
 #include <cstddef>
@@ -45,17 +45,20 @@ class Slab {
   void* data_;
 };
 
-// Bandwidth of working sets up to max_bytes, all threads together; each thread has memory of its own that it touched first.
+// Bandwidth of working sets up to max_bytes, all threads together; each thread has memory of its own, touched first by
+// itself.
 //
 // With i the index of a float over all threads and h(i, m) = float((uint32(i) * m) >> 20), the sources are
 // b[i] = h(i, 2654435761) and c[i] = h(i, 2246822519). read sums the words of b; write stores 1.0 to a; copy is a = b;
-// triad is a = b + 3 c. Each array of a thread is one contiguous share. a holds NaN before the first repetition.
-// Checksums are sums modulo 2^32 of float32 bit patterns: for read of every word read in the last repetition (passes times
-// the array), otherwise of a afterwards.
+// triad is a = b + 3 c. Each array of a thread is one contiguous share. a holds NaN first; then comes one pass that is
+// not timed. A repetition makes `passes` passes over one of `slices` equal parts of every share, the next repetition
+// over the next part: repetitions are short then, and each comes to memory that was not touched since all the rest was.
+// Checksums are sums modulo 2^32 of float32 bit patterns: for read of every word read in the last repetition (passes
+// times the part), otherwise of all of a afterwards.
 class MemoryBench {
  public:
   MemoryBench(std::vector<int> cpus, int64_t max_bytes, const std::string& isa);
-  BandwidthRun run(const std::string& kernel, int64_t working_set_bytes, int64_t passes, int repetitions);
+  BandwidthRun run(const std::string& kernel, int64_t working_set_bytes, int64_t passes, int repetitions, int slices);
   const std::string& isa() const { return isa_; }
 
  private:
@@ -66,7 +69,8 @@ class MemoryBench {
   std::vector<Slab> slabs_;
 };
 
-// Latency: one thread follows a random cyclic permutation (Sattolo's algorithm) of cache lines; every load waits for the last.
+// Latency: one thread follows a random cyclic permutation (Sattolo's algorithm) of cache lines; every load waits for
+// the one before.
 class PointerChase {
  public:
   PointerChase(int64_t bytes, int line_bytes, int cpu, uint64_t seed);

@@ -80,26 +80,30 @@ MemoryBench::MemoryBench(std::vector<int> cpus, int64_t max_bytes, const std::st
   for (size_t t = 0; t < cpus_.size(); ++t) slabs_.emplace_back(size_t(max_bytes) / cpus_.size() + 2 * kArrayGapBytes);
 }
 
-BandwidthRun MemoryBench::run(const std::string& kernel, int64_t working_set_bytes, int64_t passes, int repetitions) {
+BandwidthRun MemoryBench::run(const std::string& kernel, int64_t working_set_bytes, int64_t passes, int repetitions,
+                              int slices) {
   std::lock_guard<std::mutex> lock(mutex_);
   const KernelInfo& info = kernel_info(kernel);
   const KernelSet& set = kernel_set(isa_);
   const BandwidthKernel code = set.*info.code;
   if (!code) throw std::invalid_argument("this CPU has no streaming stores that perfsuite knows: leave out " + kernel);
   if (passes < 1) throw std::invalid_argument("passes must be at least 1");
+  if (slices < 1) throw std::invalid_argument("slices must be at least 1");
   if (working_set_bytes > max_bytes_)
-    throw std::invalid_argument("working set of " + std::to_string(working_set_bytes) + " bytes is larger than max_bytes " +
-                                std::to_string(max_bytes_));
+    throw std::invalid_argument("working set of " + std::to_string(working_set_bytes) +
+                                " bytes is larger than max_bytes " + std::to_string(max_bytes_));
   const size_t threads = cpus_.size(), arrays = size_t(info.arrays);
   const size_t share = working_set_bytes < 0 ? 0 : size_t(working_set_bytes) / threads / arrays;
-  const size_t n = share / kBlockBytes * kBlockBytes / sizeof(float);
+  const size_t slice = share / size_t(slices) / kBlockBytes * kBlockBytes / sizeof(float);
+  const size_t n = slice * size_t(slices);
   if (n == 0)
-    throw std::invalid_argument("working set of " + std::to_string(working_set_bytes) + " bytes is too small: " + kernel +
-                                " on " + std::to_string(threads) + " threads needs at least " +
-                                std::to_string(threads * arrays * kBlockBytes));
+    throw std::invalid_argument("working set of " + std::to_string(working_set_bytes) + " bytes is too small: " +
+                                kernel + " on " + std::to_string(threads) + " threads needs at least " +
+                                std::to_string(threads * arrays * kBlockBytes * size_t(slices)));
 
   BandwidthRun result;
   result.checksums.resize(threads);
+  std::vector<size_t> turns(threads, 0);
   struct Arrays {
     float *a, *b, *c;
   };
@@ -119,7 +123,8 @@ BandwidthRun MemoryBench::run(const std::string& kernel, int64_t working_set_byt
   };
   auto body = [&](int t) {
     const Arrays x = arrays_of(t);
-    result.checksums[size_t(t)] = code(x.a, x.b, x.c, n, passes);
+    const size_t at = turns[size_t(t)]++ % size_t(slices) * slice;
+    result.checksums[size_t(t)] = code(x.a + at, x.b + at, x.c + at, slice, passes);
   };
   auto finish = [&](int t) {
     const Arrays x = arrays_of(t);
@@ -130,7 +135,7 @@ BandwidthRun MemoryBench::run(const std::string& kernel, int64_t working_set_byt
   result.pinned = times.pinned;
   result.elements = int64_t(n);
   result.working_set_bytes = int64_t(n * sizeof(float) * arrays * threads);
-  result.bytes = result.working_set_bytes * passes;
+  result.bytes = result.working_set_bytes / slices * passes;
   return result;
 }
 

@@ -1,6 +1,6 @@
 // Included once for each instruction set by membench_kernels.cpp, hence no include guard. Parameters:
 //   ISA           namespace of this set          VECTOR_BYTES  width of its registers
-//   ISA_TARGET    function attribute             ACCUMULATORS  enough to hide the FMA's latency, few enough for registers
+//   ISA_TARGET    function attribute             ACCUMULATORS  hide the FMA's latency and fit the registers
 //   FMA(x, y, z)  x * y + z                      STREAM(p, v)  store past the caches; not defined where there is none
 namespace ISA {
 
@@ -34,7 +34,8 @@ ISA_TARGET uint32_t read(float*, const float* b, const float*, size_t n, int64_t
 #define BLOCKS(STORE)                                          \
   for (int64_t pass = 0; pass < passes; ++pass)                \
     for (size_t i = 0; i != n; i += kUnroll * kLanes) {        \
-      _Pragma("GCC unroll 8") for (size_t k = 0; k < kUnroll; ++k) STORE(i + k * kLanes); \
+      _Pragma("GCC unroll 8")                                  \
+      for (size_t k = 0; k < kUnroll; ++k) STORE(i + k * kLanes); \
       KEEP_MEMORY();                                           \
     }
 

@@ -15,17 +15,18 @@ void register_membench(py::module_& m) {
 
   py::class_<MemoryBench>(m, "MemoryBench",
                           "Bandwidth of working sets of up to max_bytes; one thread per entry of cpus, pinned where "
-                          "allowed. isa '' is the widest. Raises ValueError on bad arguments, MemoryError without memory.")
+                          "allowed. isa '' is the widest. Raises ValueError on bad arguments and MemoryError.")
       .def(py::init<std::vector<int>, int64_t, const std::string&>(), py::arg("cpus"), py::arg("max_bytes"),
            py::arg("isa") = "")
       .def_property_readonly("isa", &MemoryBench::isa)
       .def(
           "run",
-          [](MemoryBench& bench, const std::string& kernel, int64_t working_set_bytes, int64_t passes, int repetitions) {
+          [](MemoryBench& bench, const std::string& kernel, int64_t working_set_bytes, int64_t passes, int repetitions,
+             int slices) {
             BandwidthRun run;
             {
               py::gil_scoped_release released;
-              run = bench.run(kernel, working_set_bytes, passes, repetitions);
+              run = bench.run(kernel, working_set_bytes, passes, repetitions, slices);
             }
             py::dict out;
             out["samples_ns"] = run.samples_ns;
@@ -37,7 +38,9 @@ void register_membench(py::module_& m) {
             return out;
           },
           py::arg("kernel"), py::arg("working_set_bytes"), py::arg("passes"), py::arg("repetitions"),
-          "One sample in ns per repetition of `passes` passes: first start to last end. bytes are those the program reads "
+          py::arg("slices") = 1,
+          "One sample in ns per repetition (first start to last end): `passes` passes over one of `slices` parts of "
+          "the working set in turn. bytes are those the program reads "
           "and writes in a repetition, all threads; the read that an ordinary store costs the hardware first "
           "(write-allocate) is not counted. checksums (per thread): sums modulo 2**32 of float32 bit patterns.");
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import perfsuite
 from perfsuite import conditions, machine, record, topology
 from perfsuite.harness.one_pass import result_path
+from perfsuite.kernels import contract as ops
 from perfsuite.record import Record
 from perfsuite.workloads import registry
 
@@ -85,6 +86,8 @@ def new_record(request: Request) -> Record:
         known = ", ".join(workload.CONFIGS)
         raise ValueError(f"workload {workload.NAME} has no scale {request.scale!r}; it has: {known}")
     config = workload.CONFIGS[request.scale]
+    device = request.device or conditions.default_device()
+    ops.select(request.use, device)  # builds what it needs, and refuses what is not there before anything is recorded
     num_runs = request.num_runs or config.num_runs
     first_seed = secrets.randbelow(2**31 - num_runs) if request.seed is None else request.seed
     path = Path(request.workload) if request.workload.endswith(".py") else None
@@ -102,7 +105,7 @@ def new_record(request: Request) -> Record:
         workload=workload.NAME,
         workload_path=str(path.resolve()) if path else None,
         scale=request.scale,
-        device=request.device or conditions.default_device(),
+        device=device,
         division=request.division,
         use=request.use,
         config=asdict(config),

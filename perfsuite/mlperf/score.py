@@ -42,11 +42,14 @@ def score(record: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]
     samples = [r["samples"] for r in done]
     per_sample = [r["time_per_sample_s"] for r in done]
     center = olympic_mean(times, drop)
+    # Both factors are of the runs that the mean keeps, so that their product is the mean.
+    kept = sorted(runs, key=lambda r: r["time_s"] if r["reached"] else math.inf)[drop : len(runs) - drop]
+    samples_to_target = sum(r["samples"] for r in kept) / len(kept)
     result |= {
         "time_to_train_s": center,
-        "samples_to_target": sum(samples) / len(samples),
+        "samples_to_target": samples_to_target,
         "samples_to_target_range": [min(samples), max(samples)],
-        "time_per_sample_s": sum(finite) / sum(samples),
+        "time_per_sample_s": center / samples_to_target,
         "time_per_sample_range_s": [min(per_sample), max(per_sample)],
     }
     if len(finite) < 2:
