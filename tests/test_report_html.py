@@ -45,6 +45,7 @@ const out = { icicle: [] };
 out.charts = [...document.querySelectorAll("[data-chart]")].map((e) => ({
   name: e.dataset.chart, drawn: e.dataset.drawn || "no",
   marks: e.querySelectorAll(".points path, .slice path, .js-line").length,
+  wanted: (e.layout.annotations || []).length, labels: e.querySelectorAll(".annotation").length,
   font: e.layout.font.color, width: e.querySelector("svg").getBoundingClientRect().width }));
 out.icicle.push(leaves());
 for (const button of document.querySelectorAll(".switch button[aria-pressed=false]")) {
@@ -101,6 +102,7 @@ def test_no_script_fails_and_every_chart_draws(seen: dict[str, Any], name: str) 
     assert charts.keys() == there
     for chart in charts.values():
         assert chart["drawn"] == "yes" and chart["marks"] > 0, chart
+        assert chart["labels"] == chart["wanted"], chart
 
 
 @pytest.mark.browser

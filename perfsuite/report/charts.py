@@ -115,15 +115,16 @@ def _roofs(ceilings: dict[str, Any], low: float, high: float) -> tuple[list[dict
     rates = {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}
     ridges = [peak / rate for peak in peaks.values() for rate in rates.values()]
     low, high = min([low, *(ridge / 3 for ridge in ridges)]), max([high, *(ridge * 2 for ridge in ridges)])
+    near, far = low * 1.04, high / 1.04  # plotly hides a label whose anchor is a rounding error outside the axes
     lines, labels = [], []
     for name, rate in rates.items():
         right = max(peaks.values()) / rate if peaks else high
         lines.append(_roof([low, right], [low * rate / 1e9, right * rate / 1e9]))
-        labels.append(_label(f"{name} {si(rate, 'B/s')}", low, low * rate / 1e9, "left", "middle"))
+        labels.append(_label(f"{name} {si(rate, 'B/s')}", near, near * rate / 1e9, "left", "middle"))
     for dtype, peak in peaks.items():
         left = peak / max(rates.values())
         lines.append(_roof([left, high], [peak / 1e9] * 2))
-        labels.append(_label(f"{dtype} GEMM {si(peak, 'FLOP/s')}", high, peak / 1e9, "right", "bottom"))
+        labels.append(_label(f"{dtype} GEMM {si(peak, 'FLOP/s')}", far, peak / 1e9, "right", "bottom"))
     return lines, labels
 
 
