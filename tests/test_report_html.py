@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from perfsuite.report import charts
 from perfsuite.report.html import render
 from perfsuite.report.tables import OP_COLUMNS
 
@@ -44,6 +45,7 @@ const out = { icicle: [] };
 out.charts = [...document.querySelectorAll("[data-chart]")].map((e) => ({
   name: e.dataset.chart, drawn: e.dataset.drawn || "no",
   marks: e.querySelectorAll(".points path, .slice path, .js-line").length,
+  wanted: (e.layout.annotations || []).length, labels: e.querySelectorAll(".annotation").length,
   font: e.layout.font.color, width: e.querySelector("svg").getBoundingClientRect().width }));
 out.icicle.push(leaves());
 for (const button of document.querySelectorAll(".switch button[aria-pressed=false]")) {
@@ -100,6 +102,7 @@ def test_no_script_fails_and_every_chart_draws(seen: dict[str, Any], name: str) 
     assert charts.keys() == there
     for chart in charts.values():
         assert chart["drawn"] == "yes" and chart["marks"] > 0, chart
+        assert chart["labels"] == chart["wanted"], chart
 
 
 @pytest.mark.browser
@@ -212,3 +215,19 @@ def test_ops_that_exceed_their_phase_are_said_and_not_drawn() -> None:
     next(op for op in account["ledger"]["ops"] if op["phase"] == "optimizer")["self_time_s"] *= 10
     page = render(account)
     assert re.search(r"The ops of the optimizer phase add up to [\d.]+ s more than it has", page)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+def test_roofs_meet_whatever_the_ops_are(scale: float) -> None:
+    account = accounts.run_account()
+    for op in account["ledger"]["ops"]:
+        op["flops"] = op["flops"] and op["flops"] * scale
+    chart, _ = charts.roofline(account)
+    roofs = [trace for trace in chart["views"]["roofline"]["data"] if trace["mode"] == "lines"]
+    ceilings = account["machine"]["ceilings"]
+    peak = ceilings["gemm_flops_per_s"]["float32"]["ceiling"] / 1e9
+    for level, roof in zip(ceilings["levels"], roofs[:-1], strict=True):
+        assert roof["x"][0] < roof["x"][1] and roof["y"][1] == pytest.approx(peak)
+        rate = level["read_bytes_per_s"]["ceiling"] / 1e9
+        assert [y / x for x, y in zip(roof["x"], roof["y"], strict=True)] == pytest.approx([rate, rate])
+    assert roofs[-1]["y"] == [pytest.approx(peak)] * 2

@@ -90,8 +90,7 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
         return None, "No roofline: bytes and flops are known together for none of the recorded ops."
     shown = placed[:MAX_MARKERS]
     intensities = [op["flops"] / op["bytes"] for op in shown]
-    x_range = [min(intensities) / 8, max(intensities) * 4]
-    roofs, labels = _roofs(ceilings, x_range)
+    roofs, labels = _roofs(ceilings, min(intensities) / 8, max(intensities) * 4)
     data = roofs + _markers(shown, account["ledger"]["clock_s"])
     layout = {
         "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, flop per byte"}, "dtick": 1},
@@ -107,20 +106,25 @@ def ceiling(rate: dict[str, float]) -> float:
     return rate.get("ceiling", rate["median"])
 
 
-def _roofs(ceilings: dict[str, Any], x_range: list[float]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(lines, labels): a slanted roof a memory level, up to the highest compute roof; a flat roof a data type."""
+def _roofs(ceilings: dict[str, Any], low: float, high: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """(lines, labels): a slanted roof a memory level, up to the highest compute roof; a flat roof a data type.
+
+    They span the flops per byte from `low` to `high`, and at least all points where a slanted roof meets the flat one.
+    """
     peaks = {dtype: ceiling(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items() if rate}
     rates = {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}
-    low, high = x_range
+    ridges = [peak / rate for peak in peaks.values() for rate in rates.values()]
+    low, high = min([low, *(ridge / 3 for ridge in ridges)]), max([high, *(ridge * 2 for ridge in ridges)])
+    near, far = low * 1.04, high / 1.04  # plotly hides a label whose anchor is a rounding error outside the axes
     lines, labels = [], []
     for name, rate in rates.items():
-        right = min(max(max(peaks.values(), default=rate * high) / rate, low), high)
+        right = max(peaks.values()) / rate if peaks else high
         lines.append(_roof([low, right], [low * rate / 1e9, right * rate / 1e9]))
-        labels.append(_label(f"{name} {si(rate, 'B/s')}", low, low * rate / 1e9, "left", "middle"))
+        labels.append(_label(f"{name} {si(rate, 'B/s')}", near, near * rate / 1e9, "left", "middle"))
     for dtype, peak in peaks.items():
-        left = min(max(peak / max(rates.values()), low), high)
+        left = peak / max(rates.values())
         lines.append(_roof([left, high], [peak / 1e9] * 2))
-        labels.append(_label(f"{dtype} GEMM {si(peak, 'FLOP/s')}", high, peak / 1e9, "right", "bottom"))
+        labels.append(_label(f"{dtype} GEMM {si(peak, 'FLOP/s')}", far, peak / 1e9, "right", "bottom"))
     return lines, labels
 
 

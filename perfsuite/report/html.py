@@ -224,7 +224,8 @@ def _series(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Mar
     absent = account["series"]["absent"] if account["series"] else {}
     if absent:
         rows = [[name.replace("_", " "), reason] for name, reason in absent.items()]
-        parts.append(_folded(f"{len(absent)} columns are absent", tables.table([("", False), ("reason", False)], rows)))
+        listed = tables.table([("", False), ("reason", False)], rows)
+        parts.append(_folded(f"Not recorded, and why ({len(absent)})", listed))
     return parts
 
 
