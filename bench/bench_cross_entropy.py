@@ -55,7 +55,8 @@ def measure(rows: int, classes: int, names: list[str], rounds: int) -> dict[str,
     result: dict[str, object] = {"rows": rows, "classes": classes, "dtype": "float32", "rounds": rounds}
     for name in names:
         middle = statistics.median(times[name])
-        figures = {"median_s": middle, "min_s": min(times[name]), "gbytes_per_s_of_least": round(least / middle / 1e9, 2)}
+        least_rate = round(least / middle / 1e9, 2)
+        figures = {"median_s": middle, "min_s": min(times[name]), "gbytes_per_s_of_least": least_rate}
         for base in set(BASELINES) & set(names) - {name}:
             ratios = [b / t for b, t in zip(times[base], times[name], strict=True)]
             figures[f"times_faster_than_{base}"] = median_with_interval(ratios)
