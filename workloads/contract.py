@@ -65,7 +65,7 @@ class Basics:
     num_runs: int = 5
     """Runs that make a score."""
     data_files: tuple[str, ...] = ()
-    """Names of the files that open() reads, relative to the data folder: their page cache is dropped before each run."""
+    """Files that open() reads, relative to the data folder: out of the page cache and out of reach before the clock."""
 
 
 class Job(Protocol):

@@ -4,4 +4,6 @@
 PYBIND11_MODULE(_native, m) {
   m.doc() = "Clock, phases, sampler and memory microbenchmarks. Needs no torch, no driver and no GPU to load.";
   perfsuite::register_phases(m);
+  perfsuite::register_sampler(m);
+  perfsuite::register_membench(m);
 }

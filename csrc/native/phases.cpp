@@ -68,6 +68,7 @@ int64_t PhaseClock::start() {
   rows_.assign(1, {});
   step_starts_.clear();
   stack_.clear();
+  innermost_.store(-1, std::memory_order_relaxed);
   timeline_.clear();
   timeline_dropped_ = 0;
   in_op_ = false;
@@ -112,6 +113,7 @@ void PhaseClock::enter(int32_t phase) {
   const int64_t t = now_ns();
   charge(t);
   stack_.push_back(phase);
+  innermost_.store(phase, std::memory_order_relaxed);
   ++totals_[size_t(phase)].calls;
   note(t);
 }
@@ -123,6 +125,7 @@ void PhaseClock::exit(int32_t phase) {
   const int64_t t = now_ns();
   charge(t);
   stack_.pop_back();
+  innermost_.store(stack_.empty() ? -1 : stack_.back(), std::memory_order_relaxed);
   note(t);
 }
 

@@ -1,6 +1,7 @@
 // The phase clock: how long each step spent in each phase, and how much of a phase was ops and how much the host.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <thread>
@@ -44,7 +45,8 @@ class PhaseClock {
   void op_begin(int64_t t);
   void op_end(int64_t t);
 
-  int32_t current() const { return stack_.empty() ? -1 : stack_.back(); }
+  // Of the innermost open phase, or -1. Any thread may ask.
+  int32_t current() const { return innermost_.load(std::memory_order_relaxed); }
   bool on_owner_thread() const { return std::this_thread::get_id() == owner_; }
   int64_t elapsed_ns() const { return stop_ns_ - start_ns_; }
   const std::vector<PhaseTotal>& totals() const { return totals_; }
@@ -65,6 +67,7 @@ class PhaseClock {
   std::vector<std::vector<int64_t>> rows_;
   std::vector<int64_t> step_starts_;
   std::vector<int32_t> stack_;
+  std::atomic<int32_t> innermost_{-1};  // the top of stack_, for other threads
   std::vector<PhaseEvent> timeline_;
   int64_t timeline_dropped_ = 0;
   int64_t start_ns_ = 0, stop_ns_ = 0;

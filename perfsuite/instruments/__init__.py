@@ -1,6 +1,6 @@
 """Things that observe a run, one file each.
 
-An instrument has NAME, available(), start() and stop(); stop() returns plain data, and arithmetic on it is done elsewhere.
+An instrument has NAME, available(), start() and stop(). stop() returns plain data; arithmetic on it is done elsewhere.
 """
 
 from typing import NamedTuple
@@ -17,5 +17,5 @@ YES = Availability(True, None)
 
 
 def no(reason: str) -> Availability:
-    """Not available, for this reason: one line that says what is missing and, where there is one, the way to mend it."""
+    """Not available, for this reason: one line that says what is missing and, where possible, how to mend it."""
     return Availability(False, reason)

@@ -1,0 +1,82 @@
+// The part of NVIDIA's NVML interface that is used here, declared so that no vendor header is needed to build.
+// nvml_check.cpp compares all of it with the vendor's nvml.h where that is installed.
+#pragma once
+
+#include <cstdint>
+
+namespace perfsuite::nvml {
+
+using Return = int;      // nvmlReturn_t
+using Device = void*;    // nvmlDevice_t
+constexpr Return kSuccess = 0, kNotSupported = 3, kFunctionNotFound = 13, kGpuIsLost = 15;
+
+constexpr unsigned kFieldMemoryTemperature = 82;   // C
+constexpr unsigned kFieldTotalEnergy = 83;         // mJ since the driver was loaded
+constexpr unsigned kFieldPowerAverage = 185;       // mW
+constexpr unsigned kFieldPowerInstant = 186;       // mW
+constexpr unsigned kFieldPcieTxBytes = 197, kFieldPcieRxBytes = 198;
+
+constexpr int kTemperatureCore = 0;                // NVML_TEMPERATURE_GPU
+constexpr int kClockSm = 1, kClockMemory = 2;      // nvmlClockType_t
+constexpr unsigned kNameBytes = 96, kUuidBytes = 96;
+
+// nvmlValueType_t
+constexpr int kDouble = 0, kUnsignedInt = 1, kUnsignedLong = 2, kUnsignedLongLong = 3, kSignedLongLong = 4;
+constexpr int kSignedInt = 5, kUnsignedShort = 6;
+
+union Value {
+  double as_double;
+  int as_int;
+  unsigned as_unsigned;
+  unsigned long as_unsigned_long;
+  unsigned long long as_unsigned_long_long;
+  long long as_long_long;
+  unsigned short as_unsigned_short;
+};
+
+struct FieldValue {  // nvmlFieldValue_t
+  unsigned field;
+  unsigned scope;  // 0: the GPU
+  long long timestamp_us;
+  long long latency_us;
+  int value_type;
+  Return result;
+  Value value;
+};
+
+struct Utilization {  // nvmlUtilization_t
+  unsigned gpu, memory;
+};
+
+struct Memory {  // nvmlMemory_t
+  unsigned long long total, free, used;
+};
+
+// name in the library, member, parameters. Members are null where the installed driver has no such function.
+#define PERFSUITE_NVML_FUNCTIONS(F)                                                             \
+  F(nvmlInit_v2, init, ())                                                                      \
+  F(nvmlShutdown, shutdown, ())                                                                 \
+  F(nvmlDeviceGetCount_v2, count, (unsigned*))                                                  \
+  F(nvmlDeviceGetHandleByIndex_v2, handle, (unsigned, Device*))                                 \
+  F(nvmlDeviceGetName, name, (Device, char*, unsigned))                                         \
+  F(nvmlDeviceGetUUID, uuid, (Device, char*, unsigned))                                         \
+  F(nvmlDeviceGetMigMode, mig_mode, (Device, unsigned*, unsigned*))                             \
+  F(nvmlDeviceGetEnforcedPowerLimit, power_limit, (Device, unsigned*))                          \
+  F(nvmlDeviceGetFieldValues, field_values, (Device, int, FieldValue*))                         \
+  F(nvmlDeviceGetPowerUsage, power_usage, (Device, unsigned*))                                  \
+  F(nvmlDeviceGetTotalEnergyConsumption, total_energy, (Device, unsigned long long*))           \
+  F(nvmlDeviceGetUtilizationRates, utilization, (Device, Utilization*))                         \
+  F(nvmlDeviceGetClockInfo, clock, (Device, int, unsigned*))                                    \
+  F(nvmlDeviceGetTemperature, temperature, (Device, int, unsigned*))                            \
+  F(nvmlDeviceGetCurrentClocksEventReasons, clock_event_reasons, (Device, unsigned long long*)) \
+  F(nvmlDeviceGetCurrentClocksThrottleReasons, throttle_reasons, (Device, unsigned long long*)) \
+  F(nvmlDeviceGetMemoryInfo, memory, (Device, Memory*))
+
+struct Api {
+#define PERFSUITE_NVML_MEMBER(symbol, member, parameters) Return(*member) parameters = nullptr;
+  PERFSUITE_NVML_FUNCTIONS(PERFSUITE_NVML_MEMBER)
+#undef PERFSUITE_NVML_MEMBER
+  const char* (*error_string)(Return) = nullptr;  // nvmlErrorString
+};
+
+}  // namespace perfsuite::nvml

@@ -1,0 +1,58 @@
+// Compares nvml_abi.h with the vendor's header at compile time, where that is on the include path. Emits no code.
+#include "nvml_abi.h"
+
+#if __has_include(<nvml.h>)
+#include <nvml.h>
+
+#include <array>
+#include <cstddef>
+
+namespace perfsuite::nvml {
+namespace {
+
+static_assert(kSuccess == NVML_SUCCESS && kNotSupported == NVML_ERROR_NOT_SUPPORTED);
+static_assert(kFunctionNotFound == NVML_ERROR_FUNCTION_NOT_FOUND && kGpuIsLost == NVML_ERROR_GPU_IS_LOST);
+static_assert(kFieldMemoryTemperature == NVML_FI_DEV_MEMORY_TEMP);
+static_assert(kFieldTotalEnergy == NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION);
+static_assert(kFieldPowerAverage == NVML_FI_DEV_POWER_AVERAGE && kFieldPowerInstant == NVML_FI_DEV_POWER_INSTANT);
+static_assert(kFieldPcieTxBytes == NVML_FI_DEV_PCIE_COUNT_TX_BYTES);
+static_assert(kFieldPcieRxBytes == NVML_FI_DEV_PCIE_COUNT_RX_BYTES);
+static_assert(kTemperatureCore == NVML_TEMPERATURE_GPU && kClockSm == NVML_CLOCK_SM && kClockMemory == NVML_CLOCK_MEM);
+static_assert(kNameBytes >= NVML_DEVICE_NAME_V2_BUFFER_SIZE && kUuidBytes >= NVML_DEVICE_UUID_V2_BUFFER_SIZE);
+static_assert(kDouble == NVML_VALUE_TYPE_DOUBLE && kUnsignedInt == NVML_VALUE_TYPE_UNSIGNED_INT);
+static_assert(kUnsignedLong == NVML_VALUE_TYPE_UNSIGNED_LONG);
+static_assert(kUnsignedLongLong == NVML_VALUE_TYPE_UNSIGNED_LONG_LONG);
+static_assert(kSignedLongLong == NVML_VALUE_TYPE_SIGNED_LONG_LONG && kSignedInt == NVML_VALUE_TYPE_SIGNED_INT);
+static_assert(kUnsignedShort == NVML_VALUE_TYPE_UNSIGNED_SHORT);
+
+static_assert(sizeof(Value) == sizeof(nvmlValue_t) && sizeof(FieldValue) == sizeof(nvmlFieldValue_t));
+static_assert(offsetof(FieldValue, field) == offsetof(nvmlFieldValue_t, fieldId));
+static_assert(offsetof(FieldValue, scope) == offsetof(nvmlFieldValue_t, scopeId));
+static_assert(offsetof(FieldValue, value_type) == offsetof(nvmlFieldValue_t, valueType));
+static_assert(offsetof(FieldValue, result) == offsetof(nvmlFieldValue_t, nvmlReturn));
+static_assert(offsetof(FieldValue, value) == offsetof(nvmlFieldValue_t, value));
+static_assert(sizeof(Utilization) == sizeof(nvmlUtilization_t));
+static_assert(offsetof(Utilization, gpu) == offsetof(nvmlUtilization_t, gpu));
+static_assert(sizeof(Memory) == sizeof(nvmlMemory_t) && offsetof(Memory, used) == offsetof(nvmlMemory_t, used));
+
+// Number and sizes of what a function takes and returns.
+template <class R, class... A>
+constexpr std::array<size_t, 8> shape(R (*)(A...)) {
+  static_assert(sizeof...(A) < 8);
+  return {sizeof(R), sizeof(A)...};
+}
+template <size_t N>
+constexpr bool equal(const std::array<size_t, N>& a, const std::array<size_t, N>& b) {
+  for (size_t i = 0; i < N; ++i)
+    if (a[i] != b[i]) return false;
+  return true;
+}
+
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations"
+#define PERFSUITE_NVML_CHECK(symbol, member, parameters) \
+  static_assert(equal(shape(decltype(&::symbol)(nullptr)), shape(decltype(Api::member)(nullptr))), #symbol);
+PERFSUITE_NVML_FUNCTIONS(PERFSUITE_NVML_CHECK)
+
+}  // namespace
+}  // namespace perfsuite::nvml
+#endif

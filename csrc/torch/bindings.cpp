@@ -1,0 +1,124 @@
+// perfsuite._torch: the native code that is compiled against the installed torch.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <algorithm>
+#include <string>
+
+#include "allocator.h"
+#include "op_recorder.h"
+
+namespace py = pybind11;
+
+namespace perfsuite {
+namespace {
+
+const SharedTable& shared_table() {
+  const py::object capsule = py::module_::import("perfsuite._native").attr("shared");
+  const auto* table = static_cast<const SharedTable*>(PyCapsule_GetPointer(capsule.ptr(), kCapsuleName));
+  if (!table) throw py::error_already_set();
+  if (table->version != kSharedVersion)
+    throw py::import_error("perfsuite._native has version " + std::to_string(table->version) +
+                           " of the shared table and perfsuite._torch was built for version " +
+                           std::to_string(kSharedVersion) + ": reinstall perfsuite");
+  return *table;
+}
+
+py::object bytes_or_none(int64_t bytes) { return bytes == kUnknownBytes ? py::none() : py::object(py::int_(bytes)); }
+
+py::list signatures(std::vector<Signature>& all) {
+  std::sort(all.begin(), all.end(), [](const Signature& a, const Signature& b) { return a.self_ns > b.self_ns; });
+  py::list out;
+  for (const Signature& s : all) {
+    py::dict shape;
+    shape["signature"] = s.text;
+    shape["sampled_calls"] = s.calls;
+    shape["sampled_self_ns"] = s.self_ns;
+    shape["bytes"] = bytes_or_none(s.bytes);
+    shape["footprint_bytes"] = bytes_or_none(s.footprint_bytes);
+    out.append(shape);
+  }
+  return out;
+}
+
+py::array_t<int64_t> cumulative(const OpData& data, std::vector<int64_t> OpMark::*column) {
+  py::array_t<int64_t> out({py::ssize_t(data.marks.size()), py::ssize_t(data.rows.size())});
+  int64_t* p = out.mutable_data();
+  std::fill(p, p + out.size(), 0);
+  for (const OpMark& mark : data.marks) {
+    std::copy((mark.*column).begin(), (mark.*column).end(), p);
+    p += data.rows.size();
+  }
+  return out;
+}
+
+py::dict as_dict(OpData data) {
+  static const char* const kDirections[] = {"none", "forward", "backward"};
+  py::list rows;
+  for (OpRow& row : data.rows) {
+    py::dict out;
+    out["name"] = op_name(row.key.name()).text;
+    out["direction"] = kDirections[size_t(row.key.direction())];
+    out["op"] = row.key.op();
+    out["module"] = row.key.module();
+    out["phase"] = row.key.phase();
+    out["thread"] = row.on_clock ? "clock" : "other";
+    out["calls"] = row.calls;
+    out["total_ns"] = row.total_ns;
+    out["self_ns"] = row.self_ns;
+    out["shapes"] = signatures(row.signatures);
+    rows.append(out);
+  }
+  py::list steps;
+  for (const OpMark& mark : data.marks) steps.append(mark.step);
+  py::dict top_level;
+  for (size_t i = 0; i < data.top_level_ns.size(); ++i)
+    if (data.top_level_ns[i] != 0) top_level[py::int_(int64_t(i) - 1)] = data.top_level_ns[i];
+  py::dict out;
+  out["rows"] = rows;
+  out["top_level_ns"] = top_level;
+  out["sampled_steps"] = data.sampled_steps;
+  out["every"] = op_recorder::kShapesEvery;
+  out["dropped_rows"] = data.dropped_rows;
+  out["dropped_signatures"] = data.dropped_signatures;
+  out["mark_steps"] = steps;
+  out["mark_self_ns"] = cumulative(data, &OpMark::self_ns);
+  out["mark_calls"] = cumulative(data, &OpMark::calls);
+  return out;
+}
+
+py::dict as_dict(const AllocatorSums& sums) {
+  py::dict phases;
+  for (size_t i = 0; i < sums.allocations_by_phase.size(); ++i) {
+    if (sums.allocations_by_phase[i] == 0) continue;
+    py::dict phase;
+    phase["churn_bytes"] = sums.churn_by_phase[i];
+    phase["allocations"] = sums.allocations_by_phase[i];
+    phases[py::int_(int64_t(i) - 1)] = phase;
+  }
+  py::dict out;
+  out["peak_bytes"] = sums.peak_bytes;
+  out["current_bytes"] = sums.current_bytes;
+  out["churn_bytes"] = sums.churn_bytes;
+  out["allocations"] = sums.allocations;
+  out["phases"] = phases;
+  return out;
+}
+
+}  // namespace
+}  // namespace perfsuite
+
+PYBIND11_MODULE(_torch, m) {
+  using namespace perfsuite;
+  m.doc() = "Op recorder, allocator account and the suite's operators, compiled against the installed torch.";
+  const SharedTable& shared = shared_table();
+  op_recorder::init(shared);
+
+  m.def("ops_start", &op_recorder::start, "Record ops; the calling thread is the clock thread.");
+  m.def("ops_stop", [] { return as_dict(op_recorder::stop()); }, "Stop; ids of modules and ops are _native.intern's.");
+  m.def("ops_pause", &op_recorder::pause);
+  m.def("ops_resume", &op_recorder::resume);
+  m.def("ops_begin_step", &op_recorder::begin_step, py::arg("step"));
+  m.def("allocator_start", [&shared] { allocator_account::start(shared); });
+  m.def("allocator_stop", [] { return as_dict(allocator_account::stop()); });
+}

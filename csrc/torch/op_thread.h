@@ -1,0 +1,94 @@
+// What one thread records: the stack of ops it is inside of, its table of sums and its signatures.
+#pragma once
+
+#include <ATen/record_function.h>
+
+#include <array>
+#include <atomic>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "../native/shared.h"
+#include "byte_model.h"
+#include "forward_scopes.h"
+#include "op_names.h"
+#include "op_table.h"
+
+namespace perfsuite {
+
+struct Signature {
+  uint32_t row = 0;
+  std::string text;
+  int64_t calls = 0, self_ns = 0;
+  int64_t bytes = kUnknownBytes, footprint_bytes = kUnknownBytes;
+};
+
+// What all threads share while a recording runs. A recording is known by its epoch: a thread that meets a new one
+// forgets what it has.
+struct Recording {
+  const SharedTable* shared = nullptr;
+  ForwardScopes forward;
+  std::atomic<uint64_t> epoch{0};
+};
+
+class ThreadRecorder {
+ public:
+  static constexpr int32_t kMaxPhases = 64;
+  static constexpr size_t kMaxSignatures = 8192;
+  static constexpr uint32_t kMaxSignaturesPerRow = 32;
+
+  explicit ThreadRecorder(Recording& recording);
+
+  template <bool kSampled>
+  void begin(const at::RecordFunction& fn);
+  void end(const at::RecordFunction& fn);
+  // Forgets everything, for a recording that begins. By the owning thread; `clock`: its ops are told to the phase clock.
+  void adopt(uint64_t epoch, bool clock);
+
+  // The rest may be read by any thread.
+  uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
+  bool on_clock() const { return on_clock_; }
+  OpTable& table() { return table_; }
+  int64_t top_level_ns(int32_t phase) const { return top_level_ns_[size_t(phase + 1)].load(std::memory_order_relaxed); }
+  int64_t signatures(std::vector<Signature>* out);  // returns how many calls had no room
+
+  std::vector<uint32_t> merged_rows;  // of the collector: where each row of the table is summed
+
+ private:
+  struct Frame {
+    const at::RecordFunction* fn;
+    const OpName* name;
+    int64_t begin_ns, children_ns;
+    int64_t sequence;        // number of the next autograd node when the op began; -1 where autograd does not see it
+    int64_t first_sequence;  // the same of the outermost op around it that has one
+    Scope scope;             // what its time is booked to
+    Scope joined, outside;   // inside a node: scope of the forward op behind it; scope that the engine was called in
+    int32_t phase;
+    bool in_node, sampled;
+    int64_t children_bytes;
+  };
+  void join(Frame& frame, Scope current);
+  bool unwind_to(const at::RecordFunction& fn);
+  void note(uint32_t row, int64_t self_ns, const SampledCall& call);
+
+  Recording& recording_;
+  const uint64_t thread_id_;
+  std::atomic<uint64_t> epoch_{0};
+  bool on_clock_ = false;
+  size_t depth_ = 0;
+  std::vector<Frame> frames_;
+  std::vector<SampledCall> calls_;
+  Scope last_joined_{0, 0};
+  OpNameCache names_;
+  OpTable table_;
+  std::array<std::atomic<int64_t>, kMaxPhases + 1> top_level_ns_{};
+
+  std::mutex signatures_mutex_;
+  std::unordered_map<std::string, Signature> signatures_;
+  std::string signature_key_;
+  int64_t dropped_signatures_ = 0;
+};
+
+}  // namespace perfsuite

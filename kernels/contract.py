@@ -1,0 +1,201 @@
+"""What an op file declares, and how one of its implementations is chosen. Importing this loads no torch.
+
+An op file has one `OP = Op(...)` and a public function of the op's name that checks its arguments and calls OP.
+Which implementation runs is chosen for the whole process with `select`: on the command line --use op=implementation.
+"""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any, NamedTuple
+
+MODULES: dict[str, str] = {"cross_entropy": "perfsuite.kernels.cross_entropy"}
+"""Ops by name and the module that declares each; imported on first use."""
+
+DEFAULT = "eager"
+
+cost_log: dict[str, dict[str, dict[str, int]]] | None = None
+"""None, or the least cost of every call outside compiled regions: {region: {signature: {"bytes", "flops", "calls"}}}.
+
+bytes and flops are those of one call. region is "<op>=<implementation>"; a signature that ends in " grad" belongs to
+calls whose gradient is wanted, and its cost covers forward and backward together. Set by whoever records, e.g. to {}.
+"""
+
+
+class Cost(NamedTuple):
+    """The least that one call has to move and compute, whatever the implementation."""
+
+    bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """One shape that an op is tested and timed at."""
+
+    dtype: str
+    """Of the floating-point inputs, a name in torch: "float32"."""
+    shape: Mapping[str, int]
+    """Sizes by the names that the op file's formula uses."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the call besides the tensors, where they are not Op.defaults."""
+    draw: Mapping[str, Any] = field(default_factory=dict)
+    """What Op.inputs shall know about the values and strides."""
+    gradient: bool = True
+    """Whether the gradient is wanted."""
+
+    @property
+    def name(self) -> str:
+        sizes = "x".join(str(size) for size in self.shape.values())
+        extras = [f"{key}={value}" for key, value in [*self.options.items(), *self.draw.items()]]
+        return " ".join([sizes, self.dtype, *extras])
+
+
+@dataclass(frozen=True, eq=False)
+class Implementation:
+    """One way to compute an op."""
+
+    name: str
+    run: Callable[..., Any]
+    """Takes what Op.reference takes."""
+    why_not: Callable[[str], str | None]
+    """Device type ("cpu", "cuda") -> None, or why it cannot run there, in one line. Builds what has to be built."""
+
+
+class Op:
+    """One operation: its reference, its cost, its cases and every implementation. Calling it runs the chosen one."""
+
+    def __init__(
+        self,
+        name: str,
+        reference: Callable[..., Any],
+        defaults: Mapping[str, Any],
+        cost: Callable[[Case], Cost],
+        cases: Callable[[str], Sequence[Case]],
+        case_of: Callable[..., Case],
+        inputs: Callable[..., dict[str, Any]],
+        differentiable: tuple[str, ...],
+        scales: Callable[..., dict[str, Any]],
+        implementations: Iterable[Implementation],
+    ) -> None:
+        self.name = name
+        self.reference = reference
+        """The formula in plain torch: (**tensors, **options) -> tensor. In float64 it is the truth."""
+        self.defaults = defaults
+        """The options, and their values where a case does not set them."""
+        self.cost = cost
+        self.cases = cases
+        """Scale ("tiny", "gpu") -> cases, the workloads' shapes first."""
+        self.case_of = case_of
+        """The case that a call with these arguments is, for its cost."""
+        self.inputs = inputs
+        """(case, device, generator) -> the tensors of one call by argument name, fresh and random."""
+        self.differentiable = differentiable
+        """Names of the tensors that get a gradient."""
+        self.scales = scales
+        """(inputs in float64, options, upstream in float64) -> {"output" or "grad_<name>": the largest operand that
+        cancels in each element}: an error of one unit in its last place cannot be avoided."""
+        self.implementations = {implementation.name: implementation for implementation in implementations}
+        self.chosen = self.implementations[DEFAULT]
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Run the chosen implementation; outside compiled regions its time is marked as this op's."""
+        import torch
+
+        chosen = self.chosen
+        if torch.compiler.is_compiling():
+            return chosen.run(*args, **options)
+        from perfsuite import _native
+
+        if cost_log is not None:
+            self._log_cost(cost_log, args, options)
+        _native.push_op(_region_id(self.name, chosen.name))
+        try:
+            return chosen.run(*args, **options)
+        finally:
+            _native.pop_op()
+
+    def _log_cost(self, log: dict[str, Any], args: Sequence[Any], options: Mapping[str, Any]) -> None:
+        case = self.case_of(*args, **options)
+        calls = log.setdefault(f"{self.name}={self.chosen.name}", {})
+        signature = " ".join(_shape(tensor) for tensor in args) + (" grad" if case.gradient else "")
+        if signature not in calls:
+            calls[signature] = {**self.cost(case)._asdict(), "calls": 0}
+        calls[signature]["calls"] += 1
+
+
+def op(name: str) -> Op:
+    """The op of this name. Imports its module, and torch with it. ValueError where there is none."""
+    if name not in MODULES:
+        raise ValueError(f"there is no op {name!r}{_perhaps(name, MODULES)}; ops: {', '.join(sorted(MODULES))}")
+    return import_module(MODULES[name]).OP
+
+
+def parse_use(items: Iterable[str]) -> dict[str, str]:
+    """{"cross_entropy": "cpp"} from the arguments of --use, each "op=implementation". Imports no op.
+
+    ValueError, one line, for anything else, an unknown op and an op named twice.
+    """
+    use: dict[str, str] = {}
+    for item in items:
+        name, equals, implementation = (part.strip() for part in item.partition("="))
+        if not (name and equals and implementation):
+            raise ValueError(f"--use {item}: write it as op=implementation, e.g. --use cross_entropy=cpp")
+        if name not in MODULES:
+            raise ValueError(
+                f"--use {item}: there is no op {name!r}{_perhaps(name, MODULES)}; ops: {', '.join(sorted(MODULES))}"
+            )
+        if name in use:
+            raise ValueError(f"--use {item}: {name} is chosen twice, {use[name]} first; name it once")
+        use[name] = implementation
+    return use
+
+
+def select(use: Mapping[str, str], device: str = "cpu") -> dict[str, str]:
+    """Choose implementations for this process, by device type; ops that are not named go back to eager.
+
+    Returns the choice for every op. ValueError, one line, for an unknown op or implementation and for one that is not
+    available on the device; then nothing has changed. Builds native code where a choice needs it.
+    """
+    chosen: dict[Op, Implementation] = {}
+    for name in [*MODULES, *(name for name in use if name not in MODULES)]:
+        one = op(name)
+        wanted = use.get(name, DEFAULT)
+        item = f"--use {name}={wanted}"
+        if wanted not in one.implementations:
+            have = ", ".join(one.implementations)
+            raise ValueError(
+                f"{item}: {name} has no implementation {wanted!r}{_perhaps(wanted, one.implementations)}; it has {have}"
+            )
+        implementation = one.implementations[wanted]
+        reason = implementation.why_not(device)
+        if reason:
+            raise ValueError(f"{item}: not available on {device}: {reason}")
+        chosen[one] = implementation
+    for one, implementation in chosen.items():
+        one.chosen = implementation
+    return {one.name: implementation.name for one, implementation in chosen.items()}
+
+
+def _perhaps(word: str, words: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, words, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+@cache
+def _region_id(op_name: str, implementation: str) -> int:
+    from perfsuite import _native
+
+    return _native.intern(f"{op_name}={implementation}")
+
+
+_SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u"}
+
+
+def _shape(tensor: Any) -> str:
+    """ "f32[1024,256]", the way the op recorder writes it."""
+    word = str(tensor.dtype).removeprefix("torch.")
+    kind = word.rstrip("0123456789")
+    return f"{_SHORT.get(kind, kind)}{word[len(kind):]}[{','.join(str(size) for size in tensor.shape)}]"

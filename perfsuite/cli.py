@@ -1,0 +1,254 @@
+"""The command line. Verbs in the order of a working day: run, report, runs, machine, workloads, rcp, doctor.
+
+Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input with one line that says what to mend.
+With --json one JSON document goes to standard output and everything else to standard error.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+import perfsuite
+
+OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
+                   help="Folder that records are kept in.")
+JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+
+
+def main() -> None:
+    """Entry point: every user error is one line on standard error and exit code 2, never a traceback."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        code = 2
+    except click.ClickException as error:
+        click.echo(f"perfsuite: {error.format_message()}", err=True)
+        code = 2
+    except ValueError as error:
+        click.echo(f"perfsuite: {error}", err=True)
+        code = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("perfsuite: interrupted; what was finished is kept, `perfsuite run --resume last` goes on", err=True)
+        code = 130
+    except BrokenPipeError:  # `perfsuite report 7 | head`
+        sys.stderr.close()
+        code = 0
+    sys.exit(code or 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(perfsuite.__version__, prog_name="perfsuite")
+def cli() -> None:
+    """Time-to-train with every second, byte and joule of it accounted for."""
+
+
+def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
+    from perfsuite.kernels import contract
+
+    return contract.parse_use(choices)
+
+
+@cli.command()
+@click.argument("workload", default="llama")
+@click.option("--scale", default="tiny", show_default=True, help="Size of model, data and target.")
+@click.option("--runs", type=click.IntRange(1), help="Scored runs; the workload's own number by default.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="First seed, the others follow it; drawn by default.")
+@click.option("--device", help="cpu or cuda; cuda where there is one by default.")
+@click.option("--use", multiple=True, callback=_use, metavar="OP=IMPL", help="How an op is done; repeatable.")
+@click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True)
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
+@click.option("--target", type=float, help="Another quality target than the workload's own.")
+@click.option("--no-ledger", is_flag=True, help="Score only: leave out the pass with the recorders on.")
+@click.option("--host-stacks", is_flag=True, help="One more pass, with py-spy beside it.")
+@click.option("--resume", metavar="RUN", help="Go on with a run that was cut off: a folder, a number or 'last'.")
+@OUT
+@JSON
+def run(workload: str, scale: str, runs: int | None, seed: int | None, device: str | None, use: dict[str, str],
+        division: str, data: Path | None, target: float | None, no_ledger: bool, host_stacks: bool,
+        resume: str | None, out: Path, as_json: bool) -> int:
+    """Train WORKLOAD (a name or a .py file) to its target, several times, and account for the time."""
+    from perfsuite import record
+    from perfsuite.harness import run as harness
+    from perfsuite.report.progress import RunProgress
+
+    with RunProgress() as progress:
+        if resume:
+            _, folder = harness.resume(record.find(resume, out), progress)
+        else:
+            request = harness.Request(
+                workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
+                data_folder=data, out=out, ledger=not no_ledger, host_stacks=host_stacks, target=target,
+                command=("perfsuite", *sys.argv[1:]),
+            )  # fmt: skip
+            _, folder = harness.start(request, progress)
+    account = _account(folder)
+    _show(account, folder, as_json)
+    score = account["score"]
+    return 0 if score and score["time_to_train_s"] is not None else 1
+
+
+def _account(folder: Path, window: tuple[int, int] | None = None) -> dict[str, Any]:
+    from perfsuite import ledger, record
+
+    made = record.load(folder)
+    return ledger.account(vars(made), lambda name: record.arrays_of(folder, name), window)
+
+
+def _show(account: dict[str, Any], folder: Path, as_json: bool) -> None:
+    page = write_page(account, folder)
+    if as_json:
+        click.echo(json.dumps(account, allow_nan=False))
+        return
+    from rich.console import Console
+
+    from perfsuite.report.terminal import summary
+
+    Console().print(summary(account, report_path=page if isinstance(page, str) else str(page)))
+
+
+def write_page(account: dict[str, Any], folder: Path) -> Path | str:
+    """Write report.html beside the record; its path, or why there is none."""
+    from perfsuite import record
+
+    try:
+        from perfsuite.report.html import render
+    except ImportError as error:
+        return f"no page: {error.name} is not installed (pip install perfsuite[report])"
+    path = folder / "report.html"
+    record.write_atomically(path, render(account).encode())
+    return path
+
+
+def _window(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdigit() or not last.isdigit() or int(first) >= int(last):
+        raise click.BadParameter(f"{text!r} is not a window of steps: give FIRST:LAST with FIRST < LAST, e.g. 50:150")
+    return int(first), int(last)
+
+
+@cli.command()
+@click.argument("run", default="last")
+@click.option("--steps", callback=_window, metavar="A:B", help="Account for steps A to B (not including B) only.")
+@click.option("--html", is_flag=True, help="Write report.html and print its path only.")
+@OUT
+@JSON
+def report(run: str, steps: tuple[int, int] | None, html: bool, out: Path, as_json: bool) -> int:
+    """Show a record: RUN is a number, a folder or 'last'."""
+    from perfsuite import record
+
+    folder = record.find(run, out)
+    account = _account(folder, steps)
+    if html:
+        click.echo(write_page(account, folder))
+    else:
+        _show(account, folder, as_json)
+    return 0
+
+
+@cli.command()
+@OUT
+@JSON
+def runs(out: Path, as_json: bool) -> int:
+    """List what was recorded."""
+    from perfsuite import record
+    from perfsuite.report.runs_text import brief, table
+
+    rows = []
+    for folder in record.list_folders(out):
+        try:
+            rows.append(brief(record.load(folder)))
+        except record.RecordError as error:
+            rows.append({"id": folder.name, "error": str(error)})
+    if as_json:
+        click.echo(json.dumps(rows))
+    elif not rows:
+        click.echo(f"nothing recorded in {out} yet: `perfsuite run` makes the first record")
+    else:
+        from rich.console import Console
+
+        Console().print(table(rows))
+    return 0
+
+
+@cli.command()
+@click.option("--quick", is_flag=True, help="Fewer repetitions, wider spread.")
+@JSON
+def machine(quick: bool, as_json: bool) -> int:
+    """Measure this machine's ceilings: bandwidths, latencies, peaks. Kept for later reports."""
+    from rich.console import Console
+
+    from perfsuite import ceilings
+    from perfsuite.machine import fingerprint
+    from perfsuite.report.machine_text import render_machine
+
+    with Console(stderr=True).status("measuring bandwidths, latencies and peaks"):
+        measured = ceilings.measure(quick=quick)
+    path, reason = ceilings.save(measured)
+    if as_json:
+        click.echo(json.dumps(measured, allow_nan=False))
+    else:
+        Console().print(render_machine(fingerprint(), measured))
+    click.echo(f"kept in {path}" if path else reason, err=True)
+    return 0
+
+
+@cli.command()
+@JSON
+def workloads(as_json: bool) -> int:
+    """List the workloads, their scales and targets."""
+    from perfsuite.report.workloads_text import rows, table
+    from perfsuite.workloads import registry
+
+    listed = rows([registry.load(name) for name in registry.names()])
+    if as_json:
+        click.echo(json.dumps(listed))
+    else:
+        from rich.console import Console
+
+        Console().print(table(listed))
+    return 0
+
+
+@cli.command()
+@click.argument("workload")
+@click.option("--scale", default="tiny", show_default=True)
+@click.option("--seeds", type=click.IntRange(2), default=20, show_default=True)
+@click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Runs at the same time.")
+@click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
+@JSON
+def rcp(workload: str, scale: str, seeds: int, jobs: int, data: Path | None, as_json: bool) -> int:
+    """Make the reference convergence points of WORKLOAD and store them beside it."""
+    from perfsuite.harness import reference_points
+    from perfsuite.report.progress import RunProgress
+
+    with RunProgress() as progress:
+        points, path = reference_points.make(workload, scale, seeds, jobs, data, progress)
+    reached = sum(s is not None for s in points["samples_to_target"])
+    if as_json:
+        click.echo(json.dumps(points))
+    else:
+        click.echo(f"{reached} of {seeds} seeds reached {points['target']}; stored in {path}")
+    return 0 if reached >= 0.95 * seeds else 1
+
+
+@cli.command()
+@JSON
+def doctor(as_json: bool) -> int:
+    """Say what was built, which instruments work here, and why others do not."""
+    from perfsuite.doctor import examine
+    from perfsuite.report.doctor_text import table
+
+    rows = examine()
+    if as_json:
+        click.echo(json.dumps(rows))
+    else:
+        from rich.console import Console
+
+        Console().print(table(rows))
+    return 0

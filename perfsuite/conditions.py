@@ -1,0 +1,39 @@
+"""The conditions that a record is made under: machine, commit, device, time."""
+
+import datetime
+import subprocess
+from typing import Any
+
+from perfsuite import machine
+
+
+def now() -> str:
+    """The time, ISO 8601, UTC, to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def machine_part() -> dict[str, Any]:
+    """The machine part of a record: what it is and, where they are cached, its measured ceilings."""
+    ceilings, reason = machine.load_ceilings()
+    return {"fingerprint": machine.fingerprint(), "ceilings": ceilings, "ceilings_reason": reason}
+
+
+def default_device() -> str:
+    """The device that is used when none is asked for: cuda where torch can use a GPU, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def commit() -> str | None:
+    """The commit of the working tree that the command is called in, with "+changes" where it is not clean."""
+
+    def git(*arguments: str) -> str | None:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        head, changes = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except FileNotFoundError:
+        return None
+    return f"{head}+changes" if head and changes else head

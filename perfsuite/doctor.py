@@ -1,0 +1,69 @@
+"""What was built, which instruments work on this machine, and why others do not."""
+
+import importlib.util
+import shutil
+import sys
+from typing import Any
+
+from perfsuite import _native, conditions, machine
+from perfsuite.instruments import YES, Availability, no
+
+
+def examine() -> list[dict[str, Any]]:
+    """One row a thing: {"group", "name", "available", "reason", "detail"}."""
+    rows: list[dict[str, Any]] = []
+
+    def add(group: str, name: str, availability: Availability, detail: str = "") -> None:
+        rows.append({"group": group, "name": name, **availability._asdict(), "detail": detail})
+
+    add("built", "perfsuite._native", YES, str(_native.__file__))
+    from perfsuite import torch_extension
+
+    extension = torch_extension.status()
+    add("built", "perfsuite._torch", Availability(extension.available, extension.reason),
+        extension.note or str(extension.path))  # fmt: skip
+    for package, purpose in (
+        ("torch", "workloads, ops"),
+        ("triton", "Triton implementations"),
+        ("plotly", "report.html"),
+        ("py_spy", "host stacks"),
+        ("mlperf_logging", "official checks of logs"),
+    ):
+        add("packages", package, _package(package), purpose)
+    for tool, purpose in (("g++", "builds perfsuite._torch"), ("nvcc", "CUDA ops")):
+        path = shutil.which(tool)
+        add("tools", tool, YES if path else no(f"not on PATH; {purpose}"), path or "")
+    from perfsuite.instruments.host_stacks import HostStacks
+    from perfsuite.instruments.sampler import Sampler
+
+    add("instruments", "phase clock", YES)
+    if importlib.util.find_spec("torch"):
+        from perfsuite.instruments.allocator import AllocatorAccount
+        from perfsuite.instruments.ops import OpRecorder
+
+        add("instruments", "op recorder", OpRecorder.available())
+        add("instruments", "allocator account", AllocatorAccount.available())
+    else:
+        add("instruments", "op recorder", no("torch is not installed"))
+    for name, availability in Sampler().sources().items():
+        add("instruments", f"sampler: {name}", availability)
+    add("instruments", "host stacks", HostStacks().available())
+    if importlib.util.find_spec("torch"):
+        from perfsuite.kernels import contract
+
+        device = conditions.default_device()
+        for op in contract.MODULES:
+            for implementation in contract.op(op).implementations.values():
+                reason = implementation.why_not(device)
+                add("ops", f"{op}={implementation.name}", no(reason) if reason else YES, f"on {device}")
+    ceilings, reason = machine.load_ceilings()
+    add("machine", machine.machine_name(), YES if ceilings else no(reason or ""), "measured ceilings")
+    add("machine", "python", YES, sys.version.split()[0])
+    return rows
+
+
+def _package(name: str) -> Availability:
+    if importlib.util.find_spec(name) is None:
+        return no(f"not installed: pip install {name.replace('_', '-')}")
+    return YES
+

@@ -1,0 +1,43 @@
+"""No data is touched before run_start: opening a data file earlier is an error (MLPerf training_policies, timing)."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+class DataTouchedEarly(RuntimeError):
+    """Something opened a data file before the clock started."""
+
+
+class DataGuard:
+    """Watches every open() that Python makes. What C++ code opens by itself is out of its sight.
+
+    An audit hook cannot be taken back, so a process has one guard a pass; once allowed it costs a branch an event.
+    """
+
+    def __init__(self, folder: Path, files: tuple[str, ...]) -> None:
+        """Guards the named files, or everything under the folder where none is named."""
+        self._folder = os.path.realpath(folder)
+        self._files = {os.path.realpath(folder / name) for name in files}
+        self._closed = True
+        self._touched: str | None = None
+        sys.addaudithook(self._audit)
+
+    def allow(self) -> None:
+        """The clock has started. Raises DataTouchedEarly where code caught the guard's error and went on."""
+        if self._touched:
+            raise DataTouchedEarly(self._message(self._touched))
+        self._closed = False
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._closed or event != "open" or not isinstance(arguments[0], str | bytes | os.PathLike):
+            return
+        path = os.path.realpath(os.fsdecode(arguments[0]))
+        if path in self._files or (not self._files and path.startswith(self._folder + os.sep)):
+            self._touched = path
+            raise DataTouchedEarly(self._message(path))
+
+    @staticmethod
+    def _message(path: str) -> str:
+        return f"data was touched before run_start: {path} was opened; open data in Job.open() only"

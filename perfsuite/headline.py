@@ -1,0 +1,72 @@
+"""The two sentences that open a report: how long to the target, and what limits it."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from perfsuite.account_phases import Span
+
+
+def answer(record: Mapping[str, Any], score: Mapping[str, Any] | None, score_reason: str | None,
+           pass_: Mapping[str, Any] | None) -> str:  # fmt: skip
+    """E.g. "reaches 2.40 nats per byte in 14.2 s (95 % interval 13.1 to 15.3 s)"."""
+    target = record.get("target")
+    if target is None:
+        if pass_ is None:
+            return "nothing was measured"
+        return f"{pass_['num_steps']} steps in {_figure(pass_['clock_ns'] / 1e9)} s"
+    goal = f"{target['value']:g} {target['unit']}"
+    if score is None or score["time_to_train_s"] is None:
+        return f"no time to {goal}: {score_reason}"
+    low, high = score["ci95_s"] or (None, None)
+    interval = f" (95 % interval {_figure(low)} to {_figure(high)} s)" if low is not None else ""
+    return f"reaches {goal} in {_figure(score['time_to_train_s'])} s{interval}"
+
+
+def _figure(seconds: float) -> str:
+    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
+
+
+def limits(span: Span, ops: Sequence[Mapping[str, Any]]) -> str | None:
+    """The largest single line of the account: an op in a phase, all its shapes together, or a phase's time between ops.
+
+    E.g. "aten::addmm in the backward phase, 31 % of the clock, at 62 % of the measured compute ceiling". None where the
+    clock is empty.
+    """
+    if not span.clock_ns:
+        return None
+    lines: list[tuple[float, str]] = [(span.unattributed_ns / span.clock_ns, "time in no phase")]
+    for phase in span.phases:
+        between = phase.time_ns if phase.op_ns is None else phase.host_ns
+        what = f"the {phase.name} phase" if phase.op_ns is None else f"host time between ops in the {phase.name} phase"
+        lines.append((between / span.clock_ns, what))
+    groups: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for op in ops:
+        if op["thread"] == "clock":
+            groups[op["name"], op["phase"]].append(op)
+    shares = {key: sum(op["self_time_ns"] for op in group) / span.ops_clock_ns for key, group in groups.items()}
+    largest = max(lines)
+    top = max(shares, key=shares.__getitem__, default=None)
+    if top is None or largest[0] >= shares[top]:
+        return f"{largest[1]}, {largest[0]:.0%} of the clock".replace("%", " %")
+    name, phase = top
+    return f"{name} in the {phase} phase, {shares[top]:.0%} of the clock".replace("%", " %") + _ceiling(groups[top])
+
+
+def _ceiling(group: Sequence[Mapping[str, Any]]) -> str:
+    """How the lines stand to their ceilings, named after the bound that most of their time has."""
+    if any(op["hidden"] for op in group):
+        return ", a compiled region that hides its ops"
+    by_bound: defaultdict[str, int] = defaultdict(int)
+    for op in group:
+        if op["bound"] is not None:
+            by_bound[op["bound"]] += op["self_time_ns"]
+    if not by_bound:
+        return ""
+    bound = max(by_bound, key=by_bound.__getitem__)
+    if bound == "overhead":
+        return ", bound by the overhead of its calls"
+    placed = [op for op in group if op["bound"] == bound]
+    share = sum(op["least_time_s"] for op in placed) / sum(op["self_time_s"] for op in placed)
+    ceiling = "compute" if bound == "compute" else f"{placed[0]['level']} bandwidth"
+    return f", at {100 * share:.0f} % of the measured {ceiling} ceiling"

@@ -1,0 +1,191 @@
+"""The op recorder: which operators ran, how long, in which module and phase, on which shapes, and the bytes they move.
+
+The recording is native (csrc/torch/op_recorder.h); this file names modules while it runs and puts names on its sums.
+Times are taken on every step, shapes on every 16th: taking them costs about ten times as much.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perfsuite import _native, torch_extension
+from perfsuite.instruments import YES, Availability, no
+
+if TYPE_CHECKING:
+    import torch
+
+FORWARD_PHASE = "forward"
+COMPILED_REGION = "Torch-Compiled Region"
+"""How torch records the run of what torch.compile made, with a number for each region."""
+
+
+class OpRecorder:
+    """Records every operator that torch runs in this process, on all threads; one recorder runs at a time.
+
+    root: its modules are named as in root.named_modules(); None: ops have no module.
+    clock: gives the phases their names, and is told which of its time was spent in ops (see PhaseClock.set_split).
+        None: phases are named "".
+    Raises torch_extension.TorchExtensionError where perfsuite._torch can be neither found nor built.
+    """
+
+    NAME = "ops"
+
+    def __init__(self, root: "torch.nn.Module | None" = None, clock: "_native.PhaseClock | None" = None):
+        self._native = torch_extension.load()
+        self._clock = clock
+        self._ids = {} if root is None else module_ids(root)
+        self._hooks: list[Any] = []
+
+    @staticmethod
+    def available() -> Availability:
+        """Whether perfsuite._torch is built or can be built here."""
+        status = torch_extension.status()
+        return YES if status.available else no(status.reason or "perfsuite._torch cannot be built")
+
+    def start(self) -> None:
+        """Start with empty sums. The calling thread is the clock thread. RuntimeError where a recorder runs already."""
+        self._native.ops_start()
+        self._add_hooks()
+
+    def begin_step(self, step: int) -> None:
+        """What follows belongs to step `step`: switches the recording of shapes, and marks where a mark is due."""
+        self._native.ops_begin_step(step)
+
+    def pause(self) -> None:
+        """As if never installed, until resume(): no hook, no callback. Call it between steps, on the clock thread."""
+        self._native.ops_pause()
+        self._remove_hooks()
+
+    def resume(self) -> None:
+        """Go on after pause()."""
+        self._native.ops_resume()
+        self._add_hooks()
+
+    def stop(self) -> dict[str, Any]:
+        """Stop and return what was recorded, as plain data.
+
+        rows: one for each (name, direction, op, module, phase, thread), with calls, total_ns, self_ns and `shapes`.
+        marks: {"steps": int64 (m,), "self_ns": int64 (m, rows), "calls": int64 (m, rows)}, cumulative sums when each of
+            these steps began; the last is the end of the last step. At most 64.
+        top_level_ns: time on the clock thread of the ops that no other op encloses; top_level_by_phase splits it.
+        dropped_rows: calls that found no row of their own and are summed under the name "(other)".
+        dropped_signatures: sampled calls whose shapes found no room.
+        compiled_regions: how many regions that torch.compile made have run; most of their work is not seen as ops.
+        """
+        self._remove_hooks()
+        names = [] if self._clock is None else list(self._clock.names)
+        return assemble(self._native.ops_stop(), names, _native.interned)
+
+    def _add_hooks(self) -> None:
+        if not self._ids:
+            return
+        from torch.nn.modules import module
+
+        enter, leave = _scope_hooks(self._ids)
+        self._hooks = [
+            module.register_module_forward_pre_hook(enter),
+            module.register_module_forward_hook(leave, always_call=True),
+        ]
+
+    def _remove_hooks(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+
+def module_ids(root: "torch.nn.Module") -> dict["torch.nn.Module", int]:
+    """Scope id of each module under root, by its qualified name, without torch.compile's wrapper."""
+    return {
+        module: _native.intern(".".join(part for part in name.split(".") if part != "_orig_mod"))
+        for name, module in root.named_modules()
+    }
+
+
+def _scope_hooks(ids: dict["torch.nn.Module", int]) -> tuple[Callable[..., None], Callable[..., None]]:
+    import torch
+
+    # Locals of a closure: these two run around every module of every step. torch.compile traces them as nothing.
+    is_compiling = torch.compiler.is_compiling
+    push, pop = _native.push_module, _native.pop_module
+
+    def enter(module: torch.nn.Module, args: Any) -> None:
+        if is_compiling():
+            return
+        number = ids.get(module)
+        if number is not None:
+            push(number)
+
+    def leave(module: torch.nn.Module, args: Any, result: Any) -> None:
+        if is_compiling():
+            return
+        if module in ids:
+            pop()
+
+    # Called on the wrapper of torch.compile they would be compiled themselves: to nothing, at a high price per call.
+    dynamo = sys.modules.get("torch._dynamo.eval_frame")
+    for hook in (enter, leave) if hasattr(dynamo, "skip_code") else ():
+        dynamo.skip_code(hook.__code__)
+    return enter, leave
+
+
+def assemble(raw: dict[str, Any], phases: list[str], name_of: Callable[[int], str]) -> dict[str, Any]:
+    """The sums of perfsuite._torch with names for ids; rows that differ only in how their direction was found are one.
+
+    An op of the forward phase is forward even where autograd had nothing to record (inputs that need no gradient).
+    """
+
+    def phase_name(phase: int) -> str:
+        return phases[phase] if 0 <= phase < len(phases) else ""
+
+    rows: list[dict[str, Any]] = []
+    merged: dict[tuple[str, ...], int] = {}
+    where = np.zeros(len(raw["rows"]), dtype=np.int64)
+    for i, row in enumerate(raw["rows"]):
+        row = row | {"op": name_of(row["op"]), "module": name_of(row["module"]), "phase": phase_name(row["phase"])}
+        if row["direction"] == "none" and row["phase"] == FORWARD_PHASE:
+            row["direction"] = "forward"
+        key = tuple(row[part] for part in ("name", "direction", "op", "module", "phase", "thread"))
+        where[i] = merged.setdefault(key, len(rows))
+        if where[i] == len(rows):
+            rows.append(row)
+        else:
+            _add(rows[where[i]], row)
+
+    def columns(cumulative: np.ndarray) -> np.ndarray:
+        out = np.zeros((cumulative.shape[0], len(rows)), dtype=np.int64)
+        np.add.at(out.T, where, cumulative.T)
+        return out
+
+    by_phase: dict[str, int] = {}
+    for phase, time_ns in raw["top_level_ns"].items():
+        by_phase[phase_name(phase)] = by_phase.get(phase_name(phase), 0) + time_ns
+    return {
+        "rows": rows,
+        "sampled_steps": raw["sampled_steps"],
+        "every": raw["every"],
+        "dropped_rows": raw["dropped_rows"],
+        "dropped_signatures": raw["dropped_signatures"],
+        "top_level_ns": sum(by_phase.values()),
+        "top_level_by_phase": by_phase,
+        "events": sum(row["calls"] for row in rows),
+        "compiled_regions": len({row["name"] for row in rows if row["name"].startswith(COMPILED_REGION)}),
+        "marks": {
+            "steps": np.array(raw["mark_steps"], dtype=np.int64),
+            "self_ns": columns(raw["mark_self_ns"]),
+            "calls": columns(raw["mark_calls"]),
+        },
+    }
+
+
+def _add(row: dict[str, Any], other: dict[str, Any]) -> None:
+    for part in ("calls", "total_ns", "self_ns"):
+        row[part] += other[part]
+    for shape in other["shapes"]:
+        same = [s for s in row["shapes"] if all(s[k] == shape[k] for k in ("signature", "bytes", "footprint_bytes"))]
+        if same:
+            same[0]["sampled_calls"] += shape["sampled_calls"]
+            same[0]["sampled_self_ns"] += shape["sampled_self_ns"]
+        else:
+            row["shapes"].append(shape)

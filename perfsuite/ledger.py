@@ -1,0 +1,119 @@
+"""The account of a record: its seconds by phase and op, its bytes by memory level, its joules, and what limits it.
+
+Pure functions from what was recorded; nothing is measured here and torch is not needed. Where a number is not known it
+is null with a reason, never 0.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from perfsuite import account_blocks as blocks
+from perfsuite.account_checks import checks, residuals
+from perfsuite.account_ops import op_lines, op_notes
+from perfsuite.account_phases import Arrays, Span, whole
+from perfsuite.account_phases import window as windowed
+from perfsuite.headline import answer, limits
+from perfsuite.mlperf.score import score as score_of
+from perfsuite.roofline import machine_of
+
+SCHEMA = 1
+
+
+def account(
+    record: Mapping[str, Any], arrays: Callable[[str], Arrays], window: tuple[int, int] | None = None
+) -> dict[str, Any]:
+    """The account of `record`, as `perfsuite report --json` prints it.
+
+    arrays(file name) gives the arrays of a pass. window (A, B) narrows the ledger to steps A to B - 1, 0-based, of the
+    pass that it accounts for. Raises ValueError for a negative line, and for a window that is not in the pass.
+    """
+    passes = record["passes"]
+    ceilings = record["machine"]["ceilings"]
+    machine = None if ceilings is None else machine_of(ceilings)
+    score, score_reason = score_of(record)
+    pass_ = ledger_pass(passes)
+    out: dict[str, Any] = {
+        "schema": SCHEMA,
+        **{key: record.get(key) for key in ("id", "kind", "workload", "scale", "device", "command", "commit", "created",
+                                            "use", "division", "machine", "target", "config", "perfsuite_version")},
+        "score": score, "score_reason": score_reason,
+    }  # fmt: skip
+    if pass_ is None:
+        reason = "no pass of this record has finished: run it again or resume it"
+        return out | {
+            "headline": {"answer": answer(record, score, score_reason, None), "limits": None},
+            "ledger": None, "memory": None, "power": {"available": False, "reason": reason},
+            "host": blocks.host(passes),
+            "overhead": None, "instruments": [], "series": None, "notes": [reason],
+        }  # fmt: skip
+    pass_arrays = arrays(pass_["arrays"]) if pass_.get("arrays") else {}
+    span = windowed(pass_, pass_arrays, *window) if window is not None else whole(pass_)
+    ops = op_lines(span, machine)
+    found, check_notes = checks(pass_, passes, span, ops)
+    notes = op_notes(ops, pass_.get("compiled_regions") or 0) + check_notes
+    if pass_.get("ops") is None:
+        notes.insert(0, f"no ops: the account is of a {pass_['kind']} pass, without an op recorder")
+    if machine is None:
+        notes.append(f"no ceilings: {record['machine']['ceilings_reason']}")
+    memory = blocks.memory(pass_, ops, machine)
+    return out | {
+        "headline": {"answer": answer(record, score, score_reason, pass_), "limits": limits(span, ops)},
+        "ledger": _ledger(pass_, span, ops, found, notes),
+        "memory": memory,
+        "power": blocks.power(pass_, pass_arrays, span.start_ns, span.start_ns + span.clock_ns),
+        "host": blocks.host(passes),
+        "overhead": pass_.get("overhead"),
+        "instruments": _instruments(passes),
+        "series": blocks.series(pass_, pass_arrays),
+        "notes": _pass_notes(passes),
+    }
+
+
+def ledger_pass(passes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The pass that the ledger accounts for: a ledger pass, else a watched loop, else the first clean one; done."""
+    for kind in ("ledger", "watch", "clean"):
+        for pass_ in passes:
+            if pass_["kind"] == kind and pass_["state"] == "done":
+                return pass_
+    return None
+
+
+def _ledger(pass_: Mapping[str, Any], span: Span, ops: Sequence[Mapping[str, Any]], found: list[dict[str, Any]],
+            notes: list[str]) -> dict[str, Any]:  # fmt: skip
+    def seconds(ns: int | None) -> float | None:
+        return None if ns is None else ns / 1e9
+
+    return {
+        "pass_kind": pass_["kind"],
+        "seed": pass_["seed"],
+        "clock_s": span.clock_ns / 1e9,
+        "clock_ns": span.clock_ns,
+        "unattributed_s": span.unattributed_ns / 1e9,
+        "unattributed_ns": span.unattributed_ns,
+        "window": span.window,
+        "num_steps": span.num_steps,
+        "phases": [
+            {"name": line.name, "time_s": line.time_ns / 1e9, "time_ns": line.time_ns, "ops_s": seconds(line.op_ns),
+             "host_s": seconds(line.host_ns), "calls": line.calls}
+            for line in span.phases
+        ],
+        "ops": ops,
+        "kernels": [],
+        "checks": found,
+        "residuals": residuals(span),
+        "notes": notes,
+    }  # fmt: skip
+
+
+def _instruments(passes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Every instrument of every pass once: available if it was in any pass."""
+    merged: dict[str, dict[str, Any]] = {}
+    for entry in (entry for pass_ in passes for entry in pass_.get("instruments") or []):
+        if entry["name"] not in merged or (entry["available"] and not merged[entry["name"]]["available"]):
+            merged[entry["name"]] = dict(entry)
+    return list(merged.values())
+
+
+def _pass_notes(passes: Sequence[Mapping[str, Any]]) -> list[str]:
+    failed = [pass_ for pass_ in passes if pass_["state"] != "done"]
+    return [f"{p['kind']} pass {p['index']} (seed {p['seed']}) failed: {p['error']}" for p in failed]

@@ -1,0 +1,133 @@
+"""Hierarchical roofline: what bounds an op, and how close to that bound it ran.
+
+The roofline is that of Williams et al. 2009, with a ceiling per memory level as in Ilic et al. 2014. The level of an op
+is the smallest measured one that holds what a call touches. A buffer that the call before has just used can be in a
+smaller one: the ceiling is a model, and an op that beats it is reported, not clipped.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from perfsuite.signature import parse, write_share
+
+
+class Rate(NamedTuple):
+    """A measured rate per second, and by how much of itself its measurements spread."""
+
+    value: float
+    spread: float
+
+
+class Level(NamedTuple):
+    """One level of the memory system: bandwidths in bytes moved per second, all threads together."""
+
+    name: str
+    capacity_bytes: float
+    """Infinite for memory."""
+    bandwidths: dict[float, Rate]
+    """By the share of the bytes that is written: read 0, triad 1/3, copy 1/2, write 1."""
+
+    def bandwidth(self, written: float) -> Rate:
+        """Bandwidth for a mix of reads and writes: seconds per byte are interpolated between the measured mixes."""
+        points = sorted(self.bandwidths)
+        below = max((p for p in points if p <= written), default=points[0])
+        above = min((p for p in points if p >= written), default=points[-1])
+        low, high = self.bandwidths[below], self.bandwidths[above]
+        weight = (written - below) / (above - below) if above > below else 0.0
+        seconds = (1 - weight) / low.value + weight / high.value
+        return Rate(1 / seconds, max(low.spread, high.spread))
+
+
+class Machine(NamedTuple):
+    """The ceilings that a roofline needs."""
+
+    levels: tuple[Level, ...]
+    """Smallest first."""
+    gemm_flops_per_s: dict[str, Rate]
+    """By dtype as signatures write it, e.g. "f32"."""
+    op_overhead_ns: float | None
+    """Time of an op that does nothing."""
+
+
+class Placement(NamedTuple):
+    """Where one line of the account stands. None where not known."""
+
+    level: str | None
+    bound: str | None
+    """"memory", "compute" or "overhead"."""
+    share_of_ceiling: float | None
+    """Least time by bytes or flops over the time taken; above 1 it is faster than the ceiling."""
+    spread: float
+    """Of the ceiling, relative."""
+    least_s: float | None
+    """The larger of least memory time and least compute time."""
+
+
+UNKNOWN = Placement(None, None, None, 0.0, None)
+_MIXES = {0.0: ("read",), 1 / 3: ("triad",), 0.5: ("copy", "streaming_copy"), 1.0: ("write", "streaming_write")}
+"""Kernels by the share of the bytes that they write. Where there are two the faster one is the ceiling."""
+_DTYPES = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+
+
+def place(machine: Machine, signature: str, calls: int, self_time_s: float, bytes_: int | None, flops: int | None,
+          footprint_bytes: int | None) -> Placement:  # fmt: skip
+    """Place `calls` calls that took self_time_s, moved bytes_ and computed flops, all calls together.
+
+    footprint_bytes is what one call touches. Unknown flops (None) leave the bound to the bytes; unknown bytes leave it
+    open.
+    """
+    if bytes_ is None:
+        return UNKNOWN
+    level = _level(machine, footprint_bytes) if bytes_ else None
+    memory_s, memory_spread = 0.0, 0.0
+    if bytes_:
+        if level is None:
+            return UNKNOWN
+        written = write_share(signature)
+        bandwidth = level.bandwidth(0.5 if written is None else written)
+        memory_s, memory_spread = bytes_ / bandwidth.value, bandwidth.spread
+    compute_s, compute_spread = 0.0, 0.0
+    if flops:
+        inputs = parse(signature).inputs
+        peak = machine.gemm_flops_per_s.get(inputs[0].dtype) if inputs else None
+        if peak is None:
+            return Placement(level.name if level else None, None, None, 0.0, None)
+        compute_s, compute_spread = flops / peak.value, peak.spread
+    least_s = max(memory_s, compute_s)
+    spread = compute_spread if compute_s > memory_s else memory_spread
+    overhead_s = None if machine.op_overhead_ns is None else calls * machine.op_overhead_ns / 1e9
+    if overhead_s is not None and overhead_s > least_s:
+        bound = "overhead"
+    elif least_s == 0.0:
+        bound = None  # moves and computes nothing, and the cost of a call was not measured
+    else:
+        bound = "compute" if compute_s > memory_s else "memory"
+    share = least_s / self_time_s if least_s and self_time_s else None
+    return Placement(level.name if level else None, bound, share, spread, least_s)
+
+
+def _level(machine: Machine, footprint_bytes: int | None) -> Level | None:
+    if footprint_bytes is None:
+        return None
+    return next((level for level in machine.levels if footprint_bytes <= level.capacity_bytes), None)
+
+
+def machine_of(ceilings: Mapping[str, Any]) -> Machine:
+    """The machine that `perfsuite machine` measured, from the ceilings in a record."""
+    levels = [
+        Level(level["name"], math.inf if level["capacity_bytes"] is None else level["capacity_bytes"],
+              {written: max(_rate(level[f"{kernel}_bytes_per_s"]) for kernel in kernels
+                            if level.get(f"{kernel}_bytes_per_s"))
+               for written, kernels in _MIXES.items()})
+        for level in ceilings["levels"]
+    ]  # fmt: skip
+    peaks = {_DTYPES.get(dtype, dtype): _rate(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items() if rate}
+    overhead = ceilings["op_overhead_ns"]
+    by_size = tuple(sorted(levels, key=lambda level: level.capacity_bytes))
+    return Machine(by_size, peaks, None if overhead is None else overhead["ceiling"])
+
+
+def _rate(measured: Mapping[str, Any]) -> Rate:
+    """The ceiling, and the distance of the quartiles of its repetitions in relation to it."""
+    return Rate(measured["ceiling"], (measured["hi"] - measured["lo"]) / measured["ceiling"])
