@@ -14,6 +14,7 @@ import time
 
 import numpy as np
 import torch
+
 from perfsuite.kernels import contract
 from perfsuite.kernels.contract import Case
 from perfsuite.kernels.cross_entropy import OP, cross_entropy

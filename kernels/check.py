@@ -20,8 +20,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from perfsuite.kernels.contract import Case, Implementation, Op
 from torch import Tensor
+
+from perfsuite.kernels.contract import Case, Implementation, Op
 
 OUTPUT_FACTOR = 2.0
 GRADIENT_FACTOR = 3.0

@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from perfsuite.kernels.contract import Case, Cost, Implementation, Op
 from torch import Tensor
+
+from perfsuite.kernels.contract import Case, Cost, Implementation, Op
 
 try:
     import triton

@@ -117,6 +117,30 @@ def op_notes(lines: Sequence[Mapping[str, Any]], compiled_regions: int) -> list[
     return notes
 
 
+def suite_ops(lines: Sequence[Mapping[str, Any]], costs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The suite's own ops, one line an op and implementation, all that runs inside them together, of the whole pass.
+
+    least_bytes and least_flops are what the op file declares that its calls must move and compute at least, and
+    moved_bytes what the operators that ran inside did move by the model; null where one of them is unknown.
+    """
+    out = []
+    for region in sorted({cost["region"] for cost in costs}):
+        op, _, implementation = region.partition("=")
+        mine = [cost for cost in costs if cost["region"] == region]
+        inside = [line for line in lines if line["op"] == op and line["impl"] == implementation]
+        moved = [line["bytes"] for line in inside]
+        out.append({
+            "op": op,
+            "impl": implementation,
+            "calls": sum(cost["calls"] for cost in mine),
+            "self_time_s": sum(line["self_time_s"] for line in inside),
+            "least_bytes": sum(cost["calls"] * cost["bytes"] for cost in mine),
+            "least_flops": sum(cost["calls"] * cost["flops"] for cost in mine),
+            "moved_bytes": None if None in moved else sum(moved),
+        })  # fmt: skip
+    return out
+
+
 def too_fast(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """Lines faster than their ceiling by more than its spread, each with the figures."""
     return [

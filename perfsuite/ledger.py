@@ -9,7 +9,7 @@ from typing import Any
 
 from perfsuite import account_blocks as blocks
 from perfsuite.account_checks import checks, residuals
-from perfsuite.account_ops import op_lines, op_notes
+from perfsuite.account_ops import op_lines, op_notes, suite_ops
 from perfsuite.account_phases import Arrays, Span, whole
 from perfsuite.account_phases import window as windowed
 from perfsuite.headline import answer, limits
@@ -98,6 +98,7 @@ def _ledger(pass_: Mapping[str, Any], span: Span, ops: Sequence[Mapping[str, Any
             for line in span.phases
         ],
         "ops": ops,
+        "suite_ops": suite_ops(ops, pass_.get("op_costs") or []) if span.window is None else [],
         "kernels": [],
         "checks": found,
         "residuals": residuals(span),

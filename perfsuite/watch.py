@@ -48,12 +48,14 @@ class Watch:
 
     def _make_recorders(self, model: Any) -> None:
         from perfsuite.instruments.allocator import AllocatorAccount  # these load torch
+        from perfsuite.instruments.op_costs import OpCosts
         from perfsuite.instruments.ops import OpRecorder
         from perfsuite.torch_extension import TorchExtensionError
 
         for name, make in (
             ("op recorder", lambda: OpRecorder(model, self._clock)),
             ("allocator", lambda: AllocatorAccount(self._clock)),
+            ("op costs", OpCosts),
         ):
             try:
                 self._recorders[name] = make()
@@ -145,6 +147,7 @@ class Watch:
             "sampler": {key: value for key, value in sampled.items() if key not in ("values",)},
             "ops": None,
             "allocator": recorded.get("allocator"),
+            "op_costs": recorded.get("op costs"),
             "compiled_regions": 0,
         }
         ops = recorded.get("op recorder")

@@ -159,3 +159,11 @@ def test_operators_of_other_libraries_are_unknown():
 def test_meta_tensors_have_no_bytes():
     rows = record(lambda: torch.empty(10, device="meta") + 1)
     assert shape_of(rows, "aten::add")["bytes"] is None
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_says_whether_its_mask_is_causal(causal: bool) -> None:
+    q = torch.randn(2, 4, 16, 8)
+    rows = record(lambda: F.scaled_dot_product_attention(q, q, q, is_causal=causal))
+    (row,) = [row for row in rows if row["name"] == "aten::_scaled_dot_product_flash_attention_for_cpu"]
+    assert row["shapes"][0]["signature"].split(" ->")[0].endswith(f" causal={int(causal)}")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from perfsuite.kernels import contract
 from perfsuite.kernels.check import check
 from perfsuite.kernels.contract import Implementation
@@ -525,9 +526,10 @@ def test_triton_in_the_interpreter(tmp_path):
 @pytest.mark.parametrize(("dtype", "classes"), [("fp32", 256), ("bf16", 16384), ("bf16", 128256)])
 def test_triton_compiles_without_spills_and_in_16_byte_pieces(name, dtype, classes, arch, tmp_path):
     triton = pytest.importorskip("triton")
-    from perfsuite.kernels import cross_entropy as module
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
+    from perfsuite.kernels import cross_entropy as module
 
     kernel = getattr(module, f"{name}_kernel")
     options = launch_options(classes, torch.float32)

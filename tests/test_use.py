@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from perfsuite.kernels import contract
 
 
@@ -57,9 +58,8 @@ def test_select_refuses_in_one_line_and_changes_nothing(use, device, words, monk
 
 
 def test_an_implementation_that_cannot_be_built_says_why(monkeypatch):
-    from perfsuite.kernels import cross_entropy
-
     from perfsuite import torch_extension
+    from perfsuite.kernels import cross_entropy
 
     def fail():
         raise ValueError("no C++ compiler found: install g++")
@@ -80,6 +80,7 @@ def test_select_returns_every_choice_and_resets_what_is_not_named():
 
 def test_the_chosen_implementation_runs():
     import torch
+
     from perfsuite.kernels.cross_entropy import cross_entropy
 
     logits, target = torch.randn(4, 7, requires_grad=True), torch.tensor([0, 1, 2, 3])
@@ -90,6 +91,7 @@ def test_the_chosen_implementation_runs():
 
 def test_recorded_calls_keep_their_least_cost():
     import torch
+
     from perfsuite.kernels.cross_entropy import cross_entropy
 
     logits, target = torch.randn(1024, 256, requires_grad=True), torch.zeros(1024, dtype=torch.int64)

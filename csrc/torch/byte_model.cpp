@@ -135,6 +135,11 @@ void SampledCall::begin(const OpModel* model, c10::ArrayRef<const c10::IValue> i
     add_input(inputs[i], access, counted && access.by < inputs.size() ? elements_of(inputs[access.by]) : -1);
   }
   num_inputs_ = regions_.size();
+  const size_t causal = size_t(model->is_causal);
+  if (model->is_causal >= 0 && causal < inputs.size() && inputs[causal].isBool()) {
+    separate(signature_);
+    signature_ += inputs[causal].toBool() ? "causal=1" : "causal=0";
+  }
 }
 
 void SampledCall::add_input(const c10::IValue& value, ArgumentAccess access, int64_t by_elements) {

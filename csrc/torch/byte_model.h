@@ -34,6 +34,7 @@ struct ArgumentAccess {
 // What is known of an operator before it is called; made once per operator and kept for ever.
 struct OpModel {
   std::vector<ArgumentAccess> arguments;
+  int is_causal = -1;       // position of attention's argument of that name: it halves the products
   bool known = false;       // an operator of a library whose schemas say what is written
   bool moves_nothing = false;
   bool composite = false;   // autograd traces through it: its children do all the work
@@ -55,6 +56,7 @@ class SampledCall {
 
   bool is_operator() const { return model_ != nullptr; }
   // "f32[1024,128] f32[128,384] -> f32[1024,384]"; a list of tensors is "[24xf32 1.2M]": how many and their elements.
+  // Attention says " causal=0" or " causal=1" after its inputs.
   const std::string& signature() const { return signature_; }
   int64_t bytes() const { return bytes_; }                      // of this op without its children, or kUnknownBytes
   int64_t footprint_bytes() const { return footprint_bytes_; }  // distinct bytes touched, or kUnknownBytes

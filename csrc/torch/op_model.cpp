@@ -110,6 +110,7 @@ OpModel make(const c10::OperatorHandle& handle) {
   for (std::string_view metadata : kMetadataOnly) model.moves_nothing |= name == metadata;
   for (const c10::Argument& argument : schema.arguments()) {
     const bool writes = argument.alias_info() && argument.alias_info()->isWrite();
+    if (argument.name() == "is_causal") model.is_causal = int(model.arguments.size());
     model.arguments.push_back({!(writes && argument.kwarg_only()), writes});  // kwarg-only: an `out=`, overwritten
   }
   for (const Exception& exception : kExceptions)

@@ -248,7 +248,8 @@ def _ops(account: dict[str, Any]) -> list[Markup]:
     field = tag("input", "", type="search", id="op-filter", placeholder="filter by op, module, phase, shape or bound",
                 aria_label="filter ops")  # fmt: skip
     shown = tag("output", f"{len(ledger['ops'])} lines", id="op-count")
-    return [tag("div", join([field, shown]), class_="filter"), tables.ops(account)]
+    suite = [tables.suite_ops(ledger)] if ledger.get("suite_ops") else []
+    return [*suite, tag("div", join([field, shown]), class_="filter"), tables.ops(account)]
 
 
 def _host(host: dict[str, Any]) -> list[Markup]:

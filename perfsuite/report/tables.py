@@ -74,6 +74,24 @@ OP_COLUMNS = [
 ]  # fmt: skip
 
 
+def suite_ops(ledger: dict[str, Any]) -> Markup:
+    """The suite's own ops: what ran inside each, against the least that its op file declares."""
+    rows = [
+        [
+            f"{op['op']}={op['impl']}",
+            count(op["calls"]),
+            seconds(op["self_time_s"]),
+            percent(op["self_time_s"] / ledger["clock_s"]),
+            number(op["moved_bytes"], si(op["moved_bytes"], "B"), "bytes of some ops inside are not known"),
+            si(op["least_bytes"], "B"),
+        ]
+        for op in ledger["suite_ops"]
+    ]
+    columns = [("op of the suite", False), ("calls", True), ("time", True), ("share", True), ("moved", True),
+               ("needs at least", True)]  # fmt: skip
+    return table(columns, rows)
+
+
 def ops(account: dict[str, Any]) -> Markup:
     """Every line of the account by op; the page sorts and filters it."""
     ledger = account["ledger"]

@@ -29,6 +29,7 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
         parts += [_heading("Memory", None), _memory(account["memory"])]
     lines = [("power", _power(account["power"])), ("own cost", _overhead(account["overhead"]))]
     if ledger:
+        lines += [("suite op", _suite_op(op, ledger["clock_s"])) for op in ledger.get("suite_ops", [])]
         lines.append(("checks", _checks(ledger["checks"])))
     lines += [("note", Text(note)) for note in [*(ledger["notes"] if ledger else []), *account["notes"]]]
     if account["score"] and account["score"].get("footnote"):
@@ -36,6 +37,14 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
     if report_path:
         lines.append(("page", Text(report_path)))
     return Group(*parts, Text(), _pairs(lines))
+
+
+def _suite_op(op: dict[str, Any], clock_s: float) -> Text:
+    moved = f"moves {si(op['moved_bytes'], 'B')}" if op["moved_bytes"] is not None else "bytes moved not known"
+    return Text(
+        f"{op['op']}={op['impl']}: {count(op['calls'])} calls, {percent(op['self_time_s'] / clock_s)} of the clock, "
+        f"{moved}, at least {si(op['least_bytes'], 'B')} needed"
+    )
 
 
 def _heading(title: str, aside: str | None) -> RenderableType:
