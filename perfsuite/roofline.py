@@ -1,8 +1,9 @@
 """Hierarchical roofline: what bounds an op, and how close to that bound it ran.
 
 The roofline is that of Williams et al. 2009, with a ceiling per memory level as in Ilic et al. 2014. The level of an op
-is the smallest measured one that holds what a call touches. A buffer that the call before has just used can be in a
-smaller one: the ceiling is a model, and an op that beats it is reported, not clipped.
+is the smallest measured one that holds what a call touches; as much of that as fits into the next smaller level may be
+served from there, so that the ceiling has no cliff at a capacity. A buffer that the call before has just used can be
+nearer still: the ceiling is a model, and an op that beats it is reported, not clipped.
 """
 
 import math
@@ -84,8 +85,7 @@ def place(machine: Machine, signature: str, calls: int, self_time_s: float, byte
     if bytes_:
         if level is None:
             return UNKNOWN
-        written = write_share(signature)
-        bandwidth = level.bandwidth(0.5 if written is None else written)
+        bandwidth = _bandwidth(machine, level, footprint_bytes, write_share(signature))
         memory_s, memory_spread = bytes_ / bandwidth.value, bandwidth.spread
     compute_s, compute_spread = 0.0, 0.0
     if flops:
@@ -111,6 +111,20 @@ def _level(machine: Machine, footprint_bytes: int | None) -> Level | None:
     if footprint_bytes is None:
         return None
     return next((level for level in machine.levels if footprint_bytes <= level.capacity_bytes), None)
+
+
+def _bandwidth(machine: Machine, level: Level, footprint_bytes: int, written: float | None) -> Rate:
+    """Of a footprint at its level, with what fits into the next smaller one served from there."""
+    mix = 0.5 if written is None else written
+    outer = level.bandwidth(mix)
+    position = machine.levels.index(level)
+    if position == 0:
+        return outer
+    smaller = machine.levels[position - 1]
+    inner, near = smaller.bandwidth(mix), smaller.capacity_bytes / footprint_bytes
+    if inner.value <= outer.value:
+        return outer
+    return Rate(1 / (near / inner.value + (1 - near) / outer.value), max(inner.spread, outer.spread))
 
 
 def machine_of(ceilings: Mapping[str, Any]) -> Machine:

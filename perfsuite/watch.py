@@ -104,6 +104,11 @@ class Watch:
             self._recorders["op recorder"].begin_step(self._step)
         self._step += 1
 
+    def begin_evaluation(self) -> None:
+        """An evaluation follows, until the next step."""
+        if self._recording and "op recorder" in self._recorders:
+            self._recorders["op recorder"].begin_evaluation()
+
     def stop(self) -> int:
         """Stop the clock, then every instrument. Returns monotonic ns."""
         stopped_ns = self._clock.stop()

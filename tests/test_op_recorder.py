@@ -454,3 +454,20 @@ def test_random_nestings_are_booked_where_they_ran(plan: list):
         wanted[name, module] += count
     seen = calls(data, "name", "module")
     assert {key: count for key, count in seen.items() if key[0][6:] in _OPS} == wanted
+
+
+def test_the_first_evaluation_is_sampled_whatever_its_step() -> None:
+    x = torch.randn(4, 4)
+    recorder = OpRecorder()
+    recorder.start()
+    for step in range(2):
+        recorder.begin_step(step)
+        torch.neg(x)
+    recorder.begin_evaluation()
+    torch.sigmoid(x)
+    recorder.begin_step(2)
+    torch.exp(x)
+    rows = {row["name"]: row["shapes"] for row in recorder.stop()["rows"]}
+    assert [s["sampled_calls"] for s in rows["aten::neg"]] == [1]  # step 0 of 0 and 1
+    assert [s["sampled_calls"] for s in rows["aten::sigmoid"]] == [1]
+    assert rows["aten::exp"] == []

@@ -119,6 +119,7 @@ PYBIND11_MODULE(_torch, m) {
   m.def("ops_pause", &op_recorder::pause);
   m.def("ops_resume", &op_recorder::resume);
   m.def("ops_begin_step", &op_recorder::begin_step, py::arg("step"));
+  m.def("ops_begin_evaluation", &op_recorder::begin_evaluation);
   m.def("allocator_start", [&shared] { allocator_account::start(shared); });
   m.def("allocator_stop", [] { return as_dict(allocator_account::stop()); });
 }

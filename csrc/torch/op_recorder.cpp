@@ -19,7 +19,7 @@ struct Registry {
   at::CallbackHandle sampled = at::INVALID_CALLBACK_HANDLE;  // times and shapes
   enum class State { kOff, kOn, kPaused } state = State::kOff;
   bool sampling = false;
-  int64_t num_steps = 0, last_step = 0, sampled_steps = 0;
+  int64_t num_steps = 0, last_step = 0, sampled_steps = 0, num_evaluations = 0;
 
   std::vector<ThreadRecorder*> current_threads() const {
     std::vector<ThreadRecorder*> current;
@@ -110,7 +110,7 @@ void start() {
   std::lock_guard<std::mutex> lock(r.mutex);
   if (r.state != Registry::State::kOff) throw std::runtime_error("an op recorder is already running in this process");
   r.sums.finish();
-  r.num_steps = r.last_step = r.sampled_steps = 0;
+  r.num_steps = r.last_step = r.sampled_steps = r.num_evaluations = 0;
   r.sampling = false;
   here->adopt(r.recording.epoch.fetch_add(1) + 1, true);
   r.state = Registry::State::kOn;
@@ -159,6 +159,15 @@ void begin_step(int64_t step) {
   r.sampled_steps += sample;
   r.last_step = step;
   ++r.num_steps;
+}
+
+void begin_evaluation() {
+  Registry& r = registry();
+  std::lock_guard<std::mutex> lock(r.mutex);
+  if (r.state != Registry::State::kOn) return;
+  const bool sample = r.num_evaluations++ % kShapesEvery == 0;
+  if (sample != r.sampling) set_callbacks(r, !sample, sample);
+  r.sampling = sample;
 }
 
 }  // namespace op_recorder

@@ -43,6 +43,8 @@ void pause();
 void resume();
 // The first step and every 16th after it are recorded with shapes; takes a mark where one is due.
 void begin_step(int64_t step);
+// Until the next step: shapes on the first evaluation and every 16th after it.
+void begin_evaluation();
 
 }  // namespace op_recorder
 }  // namespace perfsuite

@@ -225,6 +225,7 @@ class _Run:
         watch, log, schedule = self.watch, self.log, self.config.schedule
         with watch.phase("other"):
             log.start("eval_start", samples_count=self.samples)
+            watch.begin_evaluation()
         with watch.phase("evaluation"):
             quality = float(self.job.evaluate(watch.phase))
         with watch.phase("other"):

@@ -53,6 +53,10 @@ class OpRecorder:
         """What follows belongs to step `step`: switches the recording of shapes, and marks where a mark is due."""
         self._native.ops_begin_step(step)
 
+    def begin_evaluation(self) -> None:
+        """An evaluation follows, until the next step: shapes are recorded on the first one and every 16th after it."""
+        self._native.ops_begin_evaluation()
+
     def pause(self) -> None:
         """As if never installed, until resume(): no hook, no callback. Call it between steps, on the clock thread."""
         self._native.ops_pause()
