@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import torch
-
 from perfsuite.workloads import registry
 from perfsuite.workloads.contract import Basics, Job
 
@@ -30,7 +29,7 @@ SMALL = {
         "batch_size": 2, "width": 64, "depth": 2, "num_heads": 2, "hidden": 128, "sequence": 64, "warmup_steps": 8,
         "eval_samples": 4,
     },
-    "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1)},
+    "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1), "warmup_epochs": 0.005},
 }  # fmt: skip
 
 MLLOG_KEYS = {
@@ -114,6 +113,8 @@ def test_config_is_frozen_and_documented(workload):
     assert isinstance(config, Basics)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.batch_size = 1
+    if type(config) is Basics:
+        return
     (declaration,) = ast.parse(inspect.getsource(type(config))).body
     for field, below in zip(declaration.body, [*declaration.body[1:], None], strict=True):
         if isinstance(field, ast.AnnAssign):

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-
 from perfsuite.kernels.cross_entropy import cross_entropy
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 
