@@ -67,7 +67,7 @@ def test_a_target_that_is_not_reached_is_exit_code_1(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["run", "lama"], ["no workload is called 'lama'", "llama"]),
-        (["run", "nowhere.py"], ["nowhere.py", "does not exist"]),
+        (["run", "nowhere.py"], ["nowhere.py", "no workload file"]),
         (["run", "llama", "--scale", "huge"], ["no scale 'huge'", "tiny"]),
         (["run", "llama", "--use", "cross_entropy=fast"], ["fast"]),
         (["run", "llama", "--use", "cross_entropy"], ["cross_entropy"]),

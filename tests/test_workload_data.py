@@ -108,8 +108,8 @@ def test_texts_are_split_as_the_config_says(scale):
     texts = {title: text for name in config.data_files for title, text in documents(name).items()}
     assert set(config.held_out) <= set(texts)
     train, held_out = llama.read_documents([FOLDER / name for name in config.data_files], config.held_out)
-    expected = "\n\n".join(text for title, text in texts.items() if title in config.held_out)
-    assert held_out.numpy().tobytes() == expected.encode()
+    kept = "\n\n".join(text for title, text in texts.items() if title in config.held_out)
+    assert held_out.numpy().tobytes() == kept.encode()
     assert len(train) // config.sequence == config.train_samples
     assert len(held_out) >= config.eval_samples * config.sequence
     assert scale == "tiny" or len(train) + len(held_out) > 10e6

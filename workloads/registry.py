@@ -10,6 +10,7 @@ from types import ModuleType
 from perfsuite.workloads.contract import Basics
 
 BUILT_IN = ("llama", "resnet")
+ASK = f"give one of {', '.join(BUILT_IN)}, or the path of a .py file"
 PROMISED = ("NAME", "MLPERF", "CONFIGS", "build")
 
 
@@ -31,15 +32,13 @@ def load(name: str) -> ModuleType:
     if name.endswith(".py"):
         return _load_file(Path(name))
     if name not in BUILT_IN:
-        known = ", ".join(BUILT_IN)
-        raise ValueError(f"no workload is called {name!r}: there are {known}, or give a path to a .py file")
+        raise ValueError(f"no workload is called {name!r}: {ASK}")
     return importlib.import_module(f"perfsuite.workloads.{name}")
 
 
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
-        known = ", ".join(BUILT_IN)
-        raise ValueError(f"workload file {path} does not exist: give a path to a .py file, or one of {known}")
+        raise ValueError(f"there is no workload file {path}: {ASK}")
     # A name of its own for every path: neither another file of that stem nor an installed package is in its way.
     module_name = f"perfsuite_workload_{path.resolve().as_posix().encode().hex()}"
     spec = importlib.util.spec_from_file_location(module_name, path)
