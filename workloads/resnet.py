@@ -63,7 +63,7 @@ class Config(Basics):
 # 20 seeds reach it, after 8 to 11 epochs (resnet.rcp.json). There is one evaluation an epoch: they took 7 % of the time
 # of those runs, and cutting batches 2 %. Without mirroring 16 epochs reach 0.88 (one seed). An earlier form, in batches
 # of 120 and with a scale of zero in the last batch norm of each block (Goyal et al., 2017), reached 0.74, 0.80 and 0.84
-# after 15 epochs with peaks of 0.02, 0.05 and 0.1, was unsteady with 0.2, and without the zero scales was at 0.83 after 4.
+# after 15 epochs with peaks of 0.02, 0.05 and 0.1, was unsteady with 0.2; without zero scales it was at 0.83 after 4.
 # How gpu was chosen: by estimate. It was not run on a GPU; its target, schedule and learning rate are not measured.
 CONFIGS = {
     "tiny": Config(
