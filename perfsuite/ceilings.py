@@ -106,6 +106,10 @@ def save(ceilings: dict[str, Any]) -> tuple[Path | None, str | None]:
     if ceilings["threads"] != ceilings["default_threads"]:
         # Whoever loads ceilings compares a training run with them, and that uses every core it may.
         return None, f"not kept: measured with {ceilings['threads']} threads instead of {ceilings['default_threads']}"
+    busy = ceilings["others_busy_cpus"]
+    if busy is not None and busy > _BUSY * ceilings["threads"]:
+        # A ceiling that is too low would stand in every later report: each run then measures again, until it is quiet.
+        return None, f"not kept: other processes kept {busy:.1f} processors busy meanwhile; measure again in peace"
     path = machine.cache_path(ceilings["fingerprint_id"])
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,7 @@ def account(
     out: dict[str, Any] = {
         "schema": SCHEMA,
         **{key: record.get(key) for key in ("id", "kind", "workload", "scale", "device", "command", "commit", "created",
-                                            "use", "division", "machine", "target", "config", "perfsuite_version")},
+                                            "use", "division", "build", "machine", "target", "config", "perfsuite_version")},
         "score": score, "score_reason": score_reason,
     }  # fmt: skip
     if pass_ is None:
@@ -53,6 +53,7 @@ def account(
     notes = op_notes(ops, pass_.get("compiled_regions") or 0) + check_notes
     if pass_.get("ops") is None:
         notes.insert(0, f"no ops: the account is of a {pass_['kind']} pass, without an op recorder")
+    notes += [f"ceilings: {note}" for note in (ceilings or {}).get("notes", [])]
     if machine is None:
         notes.append(f"no ceilings: {record['machine']['ceilings_reason']}")
     memory = blocks.memory(pass_, ops, machine)

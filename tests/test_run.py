@@ -73,6 +73,7 @@ def test_a_target_that_is_not_reached_is_exit_code_1(tmp_path: Path) -> None:
         (["run", "llama", "--use", "cross_entropy"], ["cross_entropy"]),
         (["run", "llama", "--runs", "0"], ["--runs"]),
         (["run", "llama", "--data", "nowhere"], ["nowhere"]),
+        (["run", "llama", "--data", "."], ["lacks bible.xz", "--data"]),
         (["run", "--resume", "7"], ["no record '7'"]),
         (["report", "7"], ["no record '7'"]),
         (["report", "--steps", "9:3"], ["9:3"]),
@@ -103,6 +104,19 @@ def test_a_workload_that_raises_is_recorded_as_failed(tmp_path: Path) -> None:
     done = perfsuite("run", "broken.py", "--no-ledger", "--runs", "1", "--json", cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert "on fire" in json.loads(done.stdout)["score_reason"]
+
+
+def test_somebodys_own_workload_runs_with_a_ledger(tmp_path: Path) -> None:
+    (tmp_path / "my_workload.py").write_text((HERE / "data/my_workload.py").read_text())
+    done = perfsuite("run", "./my_workload.py", "--runs", "1", "--target", "0.7", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    account = json.loads(done.stdout)
+    ledger = account["ledger"]
+    assert ledger["pass_kind"] == "ledger" and {o["name"] for o in ledger["ops"]} >= {"aten::addmm"}
+    sums = [c for c in ledger["checks"] if "ceiling" not in c["name"] and "2 %" not in c["name"]]
+    assert sums and all(c["ok"] for c in sums), sums
+    assert account["overhead"]["pairs"] >= 8
+    assert (tmp_path / "runs" / account["id"] / "report.html").stat().st_size > 1_000_000
 
 
 def test_what_a_workload_prints_does_not_reach_standard_output(tmp_path: Path) -> None:

@@ -94,6 +94,9 @@ def new_record(request: Request) -> Record:
     data_folder = request.data_folder or (path.resolve().parent if path else registry.data_folder())
     if not data_folder.is_dir():
         raise ValueError(f"data folder {data_folder} does not exist; give the folder that holds the data with --data")
+    missing = [name for name in config.data_files if not (data_folder / name).is_file()]
+    if missing:
+        raise ValueError(f"{data_folder} lacks {', '.join(missing)}; give the folder that holds the data with --data")
     target = asdict(config.target) | ({"value": request.target} if request.target is not None else {})
     return Record(
         id="",

@@ -3,6 +3,7 @@
 Names come from records, so every string is a rich Text: nothing in it is read as markup.
 """
 
+import statistics
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -27,7 +28,7 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
         parts += [_heading("Longest ops", None), _Ops(ledger)]
     if account["memory"]:
         parts += [_heading("Memory", None), _memory(account["memory"])]
-    lines = [("power", _power(account["power"])), ("own cost", _overhead(account["overhead"]))]
+    lines = [*_before_the_clock(account), ("power", _power(account["power"])), ("own cost", _overhead(account["overhead"]))]
     if ledger:
         lines += [("suite op", _suite_op(op, ledger["clock_s"])) for op in ledger.get("suite_ops", [])]
         lines.append(("checks", _checks(ledger["checks"])))
@@ -37,6 +38,21 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
     if report_path:
         lines.append(("page", Text(report_path)))
     return Group(*parts, Text(), _pairs(lines))
+
+
+def _before_the_clock(account: dict[str, Any]) -> list[tuple[str, Text]]:
+    """What is not on the clock: initialisation of each run, and what had to be built or measured first."""
+    runs = [run for run in (account["score"] or {}).get("runs", []) if run["init_s"] is not None]
+    said = []
+    if runs:
+        parts = ", ".join(
+            f"{name} {seconds(statistics.median(run['init'][key] or 0.0 for run in runs))}"
+            for name, key in (("building", "build_s"), ("warm-up", "warmup_s"), ("of it compiling", "compile_s"))
+        )
+        said.append(f"init {seconds(statistics.median(run['init_s'] for run in runs))} a run ({parts})")
+    names = {"torch_extension_s": "compiling the torch extension", "ceilings_s": "measuring the machine"}
+    said += [f"{names[key]} {seconds(value)}" for key, value in (account.get("build") or {}).items() if value]
+    return [("not on clock", Text("; ".join(said)))] if said else []
 
 
 def _suite_op(op: dict[str, Any], clock_s: float) -> Text:
