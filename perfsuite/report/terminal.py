@@ -28,7 +28,8 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
         parts += [_heading("Longest ops", None), _Ops(ledger)]
     if account["memory"]:
         parts += [_heading("Memory", None), _memory(account["memory"])]
-    lines = [*_before_the_clock(account), ("power", _power(account["power"])), ("own cost", _overhead(account["overhead"]))]
+    lines = _before_the_clock(account)
+    lines += [("power", _power(account["power"])), ("own cost", _overhead(account["overhead"]))]
     if ledger:
         lines += [("suite op", _suite_op(op, ledger["clock_s"])) for op in ledger.get("suite_ops", [])]
         lines.append(("checks", _checks(ledger["checks"])))
