@@ -69,4 +69,6 @@ def _ceiling(group: Sequence[Mapping[str, Any]]) -> str:
     placed = [op for op in group if op["bound"] == bound]
     share = sum(op["least_time_s"] for op in placed) / sum(op["self_time_s"] for op in placed)
     ceiling = "compute" if bound == "compute" else f"{placed[0]['level']} bandwidth"
+    if share > 1 + max(op["ceiling_spread"] for op in placed):
+        return f", bound by {ceiling}; faster than the ceiling that was measured, which is too low"
     return f", at {100 * share:.0f} % of the measured {ceiling} ceiling"

@@ -54,6 +54,7 @@ def some_ceilings(fp: dict[str, Any]) -> dict[str, Any]:
         "fingerprint_id": machine.fingerprint_id(fp),
         "threads": 2,
         "default_threads": 2,
+        "others_busy_cpus": 0.0,
         "levels": [{"name": "DRAM"}],
     }
 
@@ -299,3 +300,9 @@ def test_nothing_here_imports_torch() -> None:
         "sys.exit('torch' in sys.modules or 'triton' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_ceilings_taken_while_others_were_busy_are_not_kept(cache_home: Path) -> None:
+    path, reason = ceilings.save(some_ceilings(machine.fingerprint()) | {"others_busy_cpus": 1.5})
+    assert path is None and "1.5 processors busy" in reason
+    assert not cache_home.exists()

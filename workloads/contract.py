@@ -55,7 +55,9 @@ class Basics:
     """The fields that the harness reads from every Config; a workload adds its own (dataclass inheritance)."""
 
     target: Target
+    """The quality at which training is done."""
     schedule: Schedule
+    """When to evaluate and when to give up."""
     batch_size: int
     """Samples in one training step, all devices together."""
     train_samples: int

@@ -37,7 +37,7 @@ class ThreadRecorder {
  public:
   static constexpr int32_t kMaxPhases = 64;
   static constexpr size_t kMaxSignatures = 8192;
-  static constexpr uint32_t kMaxSignaturesPerRow = 32;
+  static constexpr uint32_t kMaxSignaturesPerRow = 128;
 
   explicit ThreadRecorder(Recording& recording);
 

@@ -72,9 +72,48 @@ def train_to_target(
 
     Raises DataTouchedEarly where the workload opens its data before run_start, and whatever the workload raises.
     """
-    guard = DataGuard(folder, config.data_files)
     _log_submission(log, benchmark, division, device, cache_clear)
-    init_start_ns = _native.now_ns()
+    with DataGuard(folder, config.data_files) as guard:
+        job, watch, init = initialise(build, config, device, seed, log, make_watch)
+        guard.allow()
+
+    log.start("run_start")
+    monotonic_to_epoch_ns = time.time_ns() - _native.now_ns()
+    watch.start()
+    run = _Run(job, config, watch, log, device, on_progress)
+    batches = run.train(folder)
+    watch.stop()
+    log.end("run_stop", samples_count=run.samples, status="success" if run.reached else "aborted")
+
+    result = {
+        "init_excess_ns": max(0, init["init_ns"] - INIT_LIMIT_NS[division]),
+        "seed": seed,
+        "stop_reason": run.stop_reason,
+        "reached": run.reached,
+        "quality": run.quality,
+        "samples": run.samples,
+        "init_ns": init.pop("init_ns"),
+        "init": init,
+        "cache_clear": cache_clear[0],
+        "cache_clear_reason": cache_clear[1],
+        "epoch_minus_monotonic_ns": monotonic_to_epoch_ns,
+        "evaluations": run.evaluations,
+        "losses": thin(run.losses, LOSSES_KEPT),
+        **watch.data(),
+    }
+    return Trained(job, batches, result, watch.arrays())
+
+
+def initialise(
+    build: Callable[[Basics, str, int], Job],
+    config: Basics,
+    device: str,
+    seed: int,
+    log: MLLog,
+    make_watch: Callable[[Job], Watch],
+) -> tuple[Job, Watch, dict[str, int]]:
+    """What comes before the clock: build the job, log its hyperparameters, make the instruments, warm up."""
+    start_ns = _native.now_ns()
     log.start("init_start")
     log.event("seed", seed)
     job = build(config, device, seed)
@@ -86,34 +125,7 @@ def train_to_target(
     watch = make_watch(job)
     warmup = warm_up(job, device)
     log.end("init_stop")
-    init_ns = _native.now_ns() - init_start_ns
-    guard.allow()
-
-    log.start("run_start")
-    monotonic_to_epoch_ns = time.time_ns() - _native.now_ns()
-    watch.start()
-    run = _Run(job, config, watch, log, device, on_progress)
-    batches = run.train(folder)
-    watch.stop()
-    log.end("run_stop", samples_count=run.samples, status="success" if run.reached else "aborted")
-
-    result = {
-        "seed": seed,
-        "stop_reason": run.stop_reason,
-        "reached": run.reached,
-        "quality": run.quality,
-        "samples": run.samples,
-        "init_ns": init_ns,
-        "init_excess_ns": max(0, init_ns - INIT_LIMIT_NS[division]),
-        "init": {"build_ns": built_ns - init_start_ns, **warmup},
-        "cache_clear": cache_clear[0],
-        "cache_clear_reason": cache_clear[1],
-        "epoch_minus_monotonic_ns": monotonic_to_epoch_ns,
-        "evaluations": run.evaluations,
-        "losses": thin(run.losses, LOSSES_KEPT),
-        **watch.data(),
-    }
-    return Trained(job, batches, result, watch.arrays())
+    return job, watch, {"init_ns": _native.now_ns() - start_ns, "build_ns": built_ns - start_ns, **warmup}
 
 
 def _log_submission(
@@ -223,14 +235,16 @@ class _Run:
 
     def _evaluate(self) -> None:
         watch, log, schedule = self.watch, self.log, self.config.schedule
+        # Recent rulesets count samples, older ones epochs: an evaluation says both.
+        when = {"samples_count": self.samples, "epoch_num": self.samples / self.config.train_samples}
         with watch.phase("other"):
-            log.start("eval_start", samples_count=self.samples)
+            log.start("eval_start", **when)
             watch.begin_evaluation()
         with watch.phase("evaluation"):
             quality = float(self.job.evaluate(watch.phase))
         with watch.phase("other"):
-            log.event("eval_accuracy", quality, samples_count=self.samples)
-            log.end("eval_stop", samples_count=self.samples)
+            log.event("eval_accuracy", quality, **when)
+            log.end("eval_stop", **when)
             self.quality = quality
             self.evaluations.append({"samples": self.samples, "quality": quality, "t_ns": self.elapsed_ns()})
             self.reached = self.config.target.reached(quality)
