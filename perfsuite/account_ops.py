@@ -128,7 +128,8 @@ def suite_ops(lines: Sequence[Mapping[str, Any]], costs: Sequence[Mapping[str, A
         op, _, implementation = region.partition("=")
         mine = [cost for cost in costs if cost["region"] == region]
         inside = [line for line in lines if line["op"] == op and line["impl"] == implementation]
-        moved = [line["bytes"] for line in inside]
+        # A line without a shape is an autograd node, whose work is that of the ops inside it, lines of their own.
+        moved = [line["bytes"] for line in inside if line["shape"] is not None]
         out.append({
             "op": op,
             "impl": implementation,

@@ -45,7 +45,7 @@ class Machine(NamedTuple):
 
     levels: tuple[Level, ...]
     """Smallest first."""
-    gemm_flops_per_s: dict[str, Rate]
+    peak_flops_per_s: dict[str, Rate]
     """By dtype as signatures write it, e.g. "f32"."""
     op_overhead_ns: float | None
     """Time of an op that does nothing."""
@@ -90,7 +90,7 @@ def place(machine: Machine, signature: str, calls: int, self_time_s: float, byte
     compute_s, compute_spread = 0.0, 0.0
     if flops:
         inputs = parse(signature).inputs
-        peak = machine.gemm_flops_per_s.get(inputs[0].dtype) if inputs else None
+        peak = machine.peak_flops_per_s.get(inputs[0].dtype) if inputs else None
         if peak is None:
             return Placement(level.name if level else None, None, None, 0.0, None)
         compute_s, compute_spread = flops / peak.value, peak.spread
@@ -136,7 +136,13 @@ def machine_of(ceilings: Mapping[str, Any]) -> Machine:
                for written, kernels in _MIXES.items()})
         for level in ceilings["levels"]
     ]  # fmt: skip
-    peaks = {_DTYPES.get(dtype, dtype): _rate(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items() if rate}
+    # The faster of what the arithmetic units and a matrix product reached: a library may be far from the units.
+    peaks: dict[str, Rate] = {}
+    for measured in (ceilings["gemm_flops_per_s"], ceilings.get("fma_flops_per_s") or {}):
+        for dtype, rate in measured.items():
+            name = _DTYPES.get(dtype, dtype)
+            if rate and (name not in peaks or rate["ceiling"] > peaks[name].value):
+                peaks[name] = _rate(rate)
     overhead = ceilings["op_overhead_ns"]
     by_size = tuple(sorted(levels, key=lambda level: level.capacity_bytes))
     return Machine(by_size, peaks, None if overhead is None else overhead["ceiling"])

@@ -487,3 +487,9 @@ def test_the_headline_answers():
 def test_reading_a_record_loads_no_torch():
     code = "import sys, perfsuite.ledger; sys.exit('torch' in sys.modules or 'triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_compute_ceiling_is_the_faster_of_product_and_units():
+    ceilings = _ceilings(fma_flops_per_s={"float32": _rate(400e9)})
+    out = account(_record(_pass(), ceilings=ceilings), _arrays())
+    assert _op(out, "aten::mm")["share_of_ceiling"] == pytest.approx(10 * 2**28 / 400e9 / 0.4)

@@ -111,7 +111,12 @@ def _roofs(ceilings: dict[str, Any], low: float, high: float) -> tuple[list[dict
 
     They span the flops per byte from `low` to `high`, and at least all points where a slanted roof meets the flat one.
     """
-    peaks = {dtype: ceiling(rate) for dtype, rate in ceilings["gemm_flops_per_s"].items() if rate}
+    peaks = {
+        f"{dtype} {kind}": ceiling(rate)
+        for kind, key in (("GEMM", "gemm_flops_per_s"), ("FMA", "fma_flops_per_s"))
+        for dtype, rate in (ceilings.get(key) or {}).items()
+        if rate
+    }
     rates = {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}
     ridges = [peak / rate for peak in peaks.values() for rate in rates.values()]
     low, high = min([low, *(ridge / 3 for ridge in ridges)]), max([high, *(ridge * 2 for ridge in ridges)])
@@ -121,10 +126,10 @@ def _roofs(ceilings: dict[str, Any], low: float, high: float) -> tuple[list[dict
         right = max(peaks.values()) / rate if peaks else high
         lines.append(_roof([low, right], [low * rate / 1e9, right * rate / 1e9]))
         labels.append(_label(f"{name} {si(rate, 'B/s')}", near, near * rate / 1e9, "left", "middle"))
-    for dtype, peak in peaks.items():
+    for kind, peak in peaks.items():
         left = peak / max(rates.values())
         lines.append(_roof([left, high], [peak / 1e9] * 2))
-        labels.append(_label(f"{dtype} GEMM {si(peak, 'FLOP/s')}", far, peak / 1e9, "right", "bottom"))
+        labels.append(_label(f"{kind} {si(peak, 'FLOP/s')}", far, peak / 1e9, "right", "bottom"))
     return lines, labels
 
 
