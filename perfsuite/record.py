@@ -57,6 +57,7 @@ class Record:
     seeds: list[int]
     """One per clean pass, in the order they are run."""
     data_folder: str | None
+    """Where the data was read; None: the data that comes with perfsuite."""
     wanted: dict[str, Any]
     """Which passes were asked for, so that --resume knows what is missing."""
     machine: dict[str, Any]

@@ -91,7 +91,9 @@ def new_record(request: Request) -> Record:
     num_runs = request.num_runs or config.num_runs
     first_seed = secrets.randbelow(2**31 - num_runs) if request.seed is None else request.seed
     path = Path(request.workload) if request.workload.endswith(".py") else None
-    data_folder = request.data_folder or (path.resolve().parent if path else registry.data_folder())
+    # The record says null for the packed data: wherever perfsuite is installed, it is there.
+    own_data = request.data_folder or (path.resolve().parent if path else None)
+    data_folder = own_data or registry.data_folder()
     if not data_folder.is_dir():
         raise ValueError(f"data folder {data_folder} does not exist; give the folder that holds the data with --data")
     missing = [name for name in config.data_files if not (data_folder / name).is_file()]
@@ -116,7 +118,7 @@ def new_record(request: Request) -> Record:
         schedule=asdict(config.schedule),
         num_runs=num_runs,
         seeds=[first_seed + i for i in range(num_runs)],
-        data_folder=str(data_folder),
+        data_folder=str(own_data.resolve()) if own_data else None,
         wanted={"ledger": request.ledger, "host_stacks": request.host_stacks},
         machine=conditions.machine_part(),
     )
@@ -199,7 +201,7 @@ def run_process(
         "division": made.division,
         "use": made.use,
         "target": made.target["value"] if made.target else None,
-        "data_folder": made.data_folder,
+        "data_folder": made.data_folder or str(registry.data_folder()),
         "threads": threads or len(topology.worker_cpus()),
         "parent_pid": os.getpid(),
     }
