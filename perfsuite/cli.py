@@ -31,6 +31,9 @@ def main() -> None:
     except ValueError as error:
         click.echo(f"perfsuite: {error}", err=True)
         code = 2
+    except ModuleNotFoundError as error:  # only what an extra brings is imported late
+        click.echo(f"perfsuite: {error.name} is not installed: pip install 'perfsuite[torch]'", err=True)
+        code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("perfsuite: interrupted; what was finished is kept, `perfsuite run --resume last` goes on", err=True)
         code = 130
