@@ -63,6 +63,8 @@ class Placement(NamedTuple):
     """Of the ceiling, relative."""
     least_s: float | None
     """The larger of least memory time and least compute time."""
+    floor_s: float | None = None
+    """The same with all bytes from the fastest level: nothing on this machine is faster."""
 
 
 UNKNOWN = Placement(None, None, None, 0.0, None)
@@ -81,12 +83,14 @@ def place(machine: Machine, signature: str, calls: int, self_time_s: float, byte
     if bytes_ is None:
         return UNKNOWN
     level = _level(machine, footprint_bytes) if bytes_ else None
-    memory_s, memory_spread = 0.0, 0.0
+    memory_s, memory_spread, floor_s = 0.0, 0.0, 0.0
     if bytes_:
         if level is None:
             return UNKNOWN
-        bandwidth = _bandwidth(machine, level, footprint_bytes, write_share(signature))
+        written = write_share(signature)
+        bandwidth = _bandwidth(machine, level, footprint_bytes, written)
         memory_s, memory_spread = bytes_ / bandwidth.value, bandwidth.spread
+        floor_s = bytes_ / machine.levels[0].bandwidth(0.5 if written is None else written).value
     compute_s, compute_spread = 0.0, 0.0
     if flops:
         inputs = parse(signature).inputs
@@ -104,7 +108,7 @@ def place(machine: Machine, signature: str, calls: int, self_time_s: float, byte
     else:
         bound = "compute" if compute_s > memory_s else "memory"
     share = least_s / self_time_s if least_s and self_time_s else None
-    return Placement(level.name if level else None, bound, share, spread, least_s)
+    return Placement(level.name if level else None, bound, share, spread, least_s, max(floor_s, compute_s))
 
 
 def _level(machine: Machine, footprint_bytes: int | None) -> Level | None:
