@@ -4,7 +4,6 @@
 // over: the logits are read once and need not be kept. Under torch.compile, without reduction, and for float16 (whose
 // gradients must be scaled before they are rounded, see torch.amp.GradScaler) the backward writes it from the row's
 // maximum and sum instead.
-#include <sys/mman.h>
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -31,7 +30,6 @@ enum Reduction : int64_t { kNone = 0, kMean = 1, kSum = 2 };  // at::Reduction's
 constexpr int64_t kStreamBytes = 16 << 20;
 // Fewer are not worth waking a thread for; torch's own element-wise kernels draw the line at the same place.
 constexpr int64_t kElementsPerTask = 32768;
-constexpr int64_t kHugePageBytes = 2 << 20;
 
 struct Options {
   int64_t ignore_index;
@@ -79,16 +77,9 @@ Tensor with_adjacent_classes(const Tensor& logits) {
   return logits.size(1) <= 1 || logits.stride(1) == 1 ? logits : logits.contiguous();
 }
 
-Tensor empty_gradient(const Tensor& logits) {
-  Tensor out = at::empty(logits.sizes(), logits.options());
-  // Fresh memory of this size comes from the system page by page: at 4 KiB a page that costs more than the kernel.
-  const uintptr_t begin = reinterpret_cast<uintptr_t>(out.data_ptr()), end = begin + out.nbytes();
-  const uintptr_t first = (begin + kHugePageBytes - 1) / kHugePageBytes * kHugePageBytes;
-  const uintptr_t last = end / kHugePageBytes * kHugePageBytes;
-  // Advice: where the system has no huge pages it says so and nothing changes.
-  if (first < last) (void)madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
-  return out;
-}
+// Pages of ordinary size: huge ones halve the time while memory is in one piece, and cost ten times as much where the
+// kernel has to compact it first.
+Tensor empty_gradient(const Tensor& logits) { return at::empty(logits.sizes(), logits.options()); }
 
 template <class T>
 cpu::CrossEntropy<T> kernel_arguments(const Tensor& logits, const Tensor& target, const Options& options) {
