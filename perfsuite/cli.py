@@ -122,7 +122,10 @@ def write_page(account: dict[str, Any], folder: Path) -> Path | str:
     except ImportError as error:
         return f"no page: {error.name} is not installed (pip install perfsuite[report])"
     path = folder / "report.html"
-    record.write_atomically(path, render(account).encode())
+    try:
+        record.write_atomically(path, render(account).encode())
+    except record.RecordError as error:  # a record can be shown where it cannot be written
+        return f"no page: {error}"
     return path
 
 

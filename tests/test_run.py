@@ -98,6 +98,16 @@ def test_a_corrupt_record_is_one_line(tmp_path: Path) -> None:
     assert "not JSON" in perfsuite("runs", "--json", cwd=tmp_path).stdout
 
 
+def test_a_record_is_shown_where_its_page_cannot_be_written(tmp_path: Path) -> None:
+    run_scripted(tmp_path, "--runs", "1")
+    folder = next((tmp_path / "runs").iterdir())
+    (folder / "report.html").unlink()
+    (folder / "report.html").mkdir()
+    done = perfsuite("report", "last", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "reaches 3.3" in done.stdout and "no page: cannot write" in " ".join(done.stdout.split())
+
+
 def test_a_workload_that_raises_is_recorded_as_failed(tmp_path: Path) -> None:
     source = (HERE / "data/scripted.py").read_text()
     (tmp_path / "broken.py").write_text(source.replace("self.steps += 1", 'raise RuntimeError("on fire")'))
