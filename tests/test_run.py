@@ -98,6 +98,18 @@ def test_a_corrupt_record_is_one_line(tmp_path: Path) -> None:
     assert "not JSON" in perfsuite("runs", "--json", cwd=tmp_path).stdout
 
 
+def test_a_window_of_steps_is_reported(tmp_path: Path) -> None:
+    run_scripted(tmp_path, "--runs", "1")
+    done = perfsuite("report", "last", "--steps", "10:20", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    ledger = json.loads(done.stdout)["ledger"]
+    assert ledger["num_steps"] == 10 and ledger["clock_s"] > 0
+    total = sum(p["time_s"] for p in ledger["phases"]) + ledger["unattributed_s"]
+    assert total == pytest.approx(ledger["clock_s"], abs=1e-9)
+    assert perfsuite("report", "last", "--steps", "10:20", cwd=tmp_path).returncode == 0
+    one_line(perfsuite("report", "last", "--steps", "0:99999", cwd=tmp_path), "99999", "steps")
+
+
 def test_a_record_is_shown_where_its_page_cannot_be_written(tmp_path: Path) -> None:
     run_scripted(tmp_path, "--runs", "1")
     folder = next((tmp_path / "runs").iterdir())

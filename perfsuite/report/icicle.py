@@ -40,7 +40,8 @@ def _view(ledger: dict[str, Any], levels: tuple[str, str], notes: list[str]) -> 
     tiles.add("run", "", "run", clock_ns, "--tile", "")
     for index, (phase, time_ns) in enumerate(zip(ledger["phases"], phases_ns, strict=True)):
         node = f"p{index}"
-        tiles.add(node, "run", phase["name"], time_ns, hue(index), f"{phase['calls']:,} times")
+        times = "" if phase["calls"] is None else f"{phase['calls']:,} times"  # a window does not know
+        tiles.add(node, "run", phase["name"], time_ns, hue(index), times)
         ops = [op for op in ledger["ops"] if op["phase"] == phase["name"] and op["thread"] == "clock"]
         _phase(tiles, node, phase, time_ns, ops, levels, hue(index), notes)
     if rest_ns:
