@@ -503,3 +503,11 @@ def test_an_op_that_finds_its_data_nearer_is_a_note_and_no_failure():
     out = account(_record(_pass(ops=_pass()["ops"] | {"rows": rows}), ceilings=_ceilings()), _arrays())
     assert _check(out, "no op is faster")["ok"]
     assert any("1 op lines beat the ceiling" in note and "1.63" in note for note in out["ledger"]["notes"])
+
+
+def test_a_wrong_split_by_shape_is_not_faster_than_light():
+    # Two shapes of one op: the samples gave all its time to one of them, which says nothing of the other's speed.
+    big, small = _shape("f32[1048576] -> f32[]", 10, 1, 4 << 20), _shape("f32[1024] -> f32[]", 10, 10**6, 4 << 10)
+    rows = [_row("aten::sum", "forward", 20, 401 * MS, [big, small])]
+    out = account(_record(_pass(ops=_pass()["ops"] | {"rows": rows}), ceilings=_ceilings()), _arrays())
+    assert _check(out, "no op is faster")["ok"]
