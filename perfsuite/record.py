@@ -67,10 +67,6 @@ class Record:
     passes: list[dict[str, Any]] = field(default_factory=list)
     schema: int = SCHEMA
 
-    def passes_of(self, kind: str) -> list[dict[str, Any]]:
-        """The passes of one kind, in order."""
-        return [p for p in self.passes if p["kind"] == kind]
-
 
 def write_json(path: Path, document: Any) -> None:
     """Write JSON atomically. NaN and infinity become null: JSON has no word for them."""

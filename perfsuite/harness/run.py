@@ -7,11 +7,9 @@ seed with the recorders on: it is explained. The host-stack pass, on request, re
 import json
 import os
 import secrets
-import shlex
 import subprocess
 import sys
 import time
-from collections import deque
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -220,10 +218,8 @@ def run_process(
         if errors.stat().st_size == 0:
             errors.unlink()
         return json.loads(path.read_text(encoding="utf-8"))
-    with errors.open(errors="replace") as lines:
-        last = deque(lines, maxlen=1)
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    reason = last[0].strip() if last else "it printed nothing"
+    reason = last_line(errors.read_text(errors="replace"))
     return {"kind": kind, "index": index, "seed": seed, "state": "failed", "reached": False,
             "error": f"the process of the pass ended with {how}: {reason} (all of it in {errors.name})"}
 
@@ -231,8 +227,3 @@ def run_process(
 def last_line(text: str) -> str:
     """The last line that is not empty, or a word that says there was none."""
     return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "it printed nothing")
-
-
-def resume_command(folder: Path) -> str:
-    """What a user types to go on with a run that was cut off."""
-    return f"perfsuite run --resume {shlex.quote(str(folder))}"
