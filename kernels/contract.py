@@ -79,51 +79,78 @@ class Op:
         differentiable: tuple[str, ...],
         scales: Callable[..., dict[str, Any]],
         implementations: Iterable[Implementation],
+        outputs: tuple[str, ...] = ("output",),
+        mutates: tuple[str, ...] = (),
+        any_case: Callable[[], Any] | None = None,
     ) -> None:
         self.name = name
         self.reference = reference
-        """The formula in plain torch: (**tensors, **options) -> tensor. In float64 it is the truth."""
+        """The formula in plain torch: (**tensors, **options) -> a tensor, or a tuple of them. In float64 it is the
+        truth."""
         self.defaults = defaults
         """The options, and their values where a case does not set them."""
         self.cost = cost
         self.cases = cases
-        """Scale ("tiny", "gpu") -> cases, the workloads' shapes first."""
+        """Scale -> cases: "tiny" to check (small, odd, at the edge), "cpu" and "gpu" to time there (the workloads'
+        shapes first), "code" to look at generated code (a few rows of the widths in "gpu")."""
         self.case_of = case_of
         """The case that a call with these arguments is, for its cost."""
         self.inputs = inputs
-        """(case, device, generator) -> the tensors of one call by argument name, fresh and random."""
+        """(case, device, generator) -> the tensors of one call by argument name, fresh and random; a value may be a
+        list of tensors, or None for an optional one that the case leaves out."""
         self.differentiable = differentiable
-        """Names of the tensors that get a gradient."""
+        """Names of the tensors that get a gradient (those that a case leaves out do not)."""
         self.scales = scales
-        """(inputs in float64, options, upstream in float64) -> {"output" or "grad_<name>": the largest operand that
-        cancels in each element}: an error of one unit in its last place cannot be avoided."""
+        """(inputs in float64, options, upstream in float64) -> {name: the largest operand that cancels in each
+        element}, by the names of `outputs`, "grad_<name>" and, for what is changed in place, "<name>" or "<name>.0",
+        "<name>.1" of a list. An error of one unit in its last place cannot be avoided. upstream is as the outputs are:
+        a tensor, or a tuple of them."""
         self.implementations = {implementation.name: implementation for implementation in implementations}
-        self.chosen = self.implementations[DEFAULT]
+        self.outputs = outputs
+        """Names of what is returned, in order; a tensor that an implementation returns as None is left out."""
+        self.mutates = mutates
+        """Names of the tensors that a call changes in place: they are outputs as well."""
+        self.any_case = any_case
+        """A hypothesis strategy of small cases of any shape, stride, dtype and option."""
+        self.chosen: Implementation | None = self.implementations[DEFAULT]
+        """None: the best for each shape, see perfsuite.kernels.tuning."""
+        self.best: Callable[[Op, Sequence[Any], Mapping[str, Any]], Implementation] | None = None
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         """Run the chosen implementation; outside compiled regions its time is marked as this op's."""
         import torch
 
-        chosen = self.chosen
+        chosen = self.chosen or self.best(self, args, options)
         if torch.compiler.is_compiling():
             return chosen.run(*args, **options)
         from perfsuite import _native
 
         if cost_log is not None:
-            self._log_cost(cost_log, args, options)
+            self._log_cost(cost_log, chosen.name, args, options)
         _native.push_op(_region_id(self.name, chosen.name))
         try:
             return chosen.run(*args, **options)
         finally:
             _native.pop_op()
 
-    def _log_cost(self, log: dict[str, Any], args: Sequence[Any], options: Mapping[str, Any]) -> None:
+    def _log_cost(self, log: dict[str, Any], chosen: str, args: Sequence[Any], options: Mapping[str, Any]) -> None:
         case = self.case_of(*args, **options)
-        calls = log.setdefault(f"{self.name}={self.chosen.name}", {})
-        signature = " ".join(_shape(tensor) for tensor in args) + (" grad" if case.gradient else "")
+        calls = log.setdefault(f"{self.name}={chosen}", {})
+        signature = " ".join(_shape(tensor) for tensor in flat(args)) + (" grad" if case.gradient else "")
         if signature not in calls:
             calls[signature] = {**self.cost(case)._asdict(), "calls": 0}
         calls[signature]["calls"] += 1
+
+
+def flat(values: Iterable[Any]) -> list[Any]:
+    """The tensors among the values, those in lists one by one; None is left out."""
+    out: list[Any] = []
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            out += value
+        elif value is not None:
+            out.append(value)
+    return out
 
 
 def op(name: str) -> Op:

@@ -8,16 +8,14 @@ Rows whose target is ignore_index have loss 0 and gradient 0 and do not count in
 Label smoothing: Szegedy et al. 2016 (arXiv 1512.00567); z-loss: Chowdhery et al. 2022 (arXiv 2204.02311), section 5.
 """
 
-import os
-import shutil
-from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perfsuite.kernels.contract import Case, Cost, Implementation, Op
+from perfsuite.kernels import native
+from perfsuite.kernels.contract import Case, Cost, Op
 
 try:
     import triton
@@ -227,27 +225,6 @@ def _eager(
     return loss
 
 
-# -- compile ----------------------------------------------------------------------------------------------------------
-
-
-@cache
-def _compiled() -> Any:
-    return torch.compile(reference, fullgraph=True)
-
-
-def _compile(logits: Tensor, target: Tensor, **options: Any) -> Tensor:
-    if torch.compiler.is_compiling():  # part of somebody's compiled region already
-        return reference(logits, target, **options)
-    return _compiled()(logits, target, **options)
-
-
-def _no_compiler(device: str) -> str | None:
-    if device == "cuda":
-        return None if triton is not None else "torch.compile needs Triton on a GPU: pip install triton"
-    compiler = os.environ.get("CXX", "g++").split()[0]
-    return None if shutil.which(compiler) else f"torch.compile needs a C++ compiler, {compiler} is missing: install g++"
-
-
 # -- cpp: csrc/ops/cpu/cross_entropy.h ---------------------------------------------------------------------------------
 
 
@@ -258,21 +235,6 @@ def _cpp(
         logits, target, ignore_index, label_smoothing, z_loss, REDUCTIONS[reduction]
     )
     return loss.to(_loss_dtype(logits))
-
-
-@cache
-def _load_extension() -> str | None:
-    from perfsuite import torch_extension
-
-    try:
-        torch_extension.load()
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _no_cpp(device: str) -> str | None:
-    return _load_extension() if device == "cpu" else "it runs on the CPU only"
 
 
 # -- triton -----------------------------------------------------------------------------------------------------------
@@ -499,16 +461,6 @@ def _triton(
     return loss.to(_loss_dtype(logits))
 
 
-def _no_triton(device: str) -> str | None:
-    if triton is None:
-        return "Triton is not installed: pip install triton"
-    if device == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        return "it needs a GPU; for a test on the CPU set TRITON_INTERPRET=1 before Python starts (slow)"
-    if device == "cuda" and not torch.cuda.is_available():
-        return "torch sees no CUDA device"
-    return None
-
-
 OP = Op(
     name="cross_entropy",
     reference=reference,
@@ -520,9 +472,9 @@ OP = Op(
     differentiable=("logits",),
     scales=scales,
     implementations=[
-        Implementation("eager", _eager, lambda device: None),
-        Implementation("compile", _compile, _no_compiler),
-        Implementation("cpp", _cpp, _no_cpp),
-        Implementation("triton", _triton, _no_triton),
+        native.eager(_eager),
+        native.compiled(reference),
+        native.cpp(_cpp),
+        native.in_triton(_triton),
     ],
 )

@@ -1,7 +1,8 @@
 """Builds and loads perfsuite._torch, the native code that is compiled against the installed torch.
 
 It is built at first use (or by `make`) into a cache folder named after everything the result depends on: torch's build,
-Python's ABI, the compiler and the sources. Processes that need it at the same time wait for one build.
+Python's ABI, the compiler and the sources. Processes that need it at the same time wait for one build. Object files are
+kept beside it, each named after all that went into it, so that a change compiles only what it touches.
 """
 
 import fcntl
@@ -15,9 +16,10 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -51,6 +53,8 @@ class _Plan(NamedTuple):
     torch: Path
     sources: list[Path]
     flags: list[str]
+    base: str
+    """Digest of all that every object file depends on."""
     key: str
 
 
@@ -140,12 +144,30 @@ def _plan() -> _Plan:
             f"Python.h is not in {sysconfig.get_path('include')}: install this Python's headers (python3-dev)"
         )
     flags = [*_FLAGS, f"-std=c++{_cxx_standard(torch)}"]
-    digest = hashlib.sha256()
-    for part in (_torch_build(torch), _FILE, *compiler, _compiler_version(tuple(compiler)), *flags):
-        digest.update(part.encode() + b"\0")
-    for path in sorted([*sources, *root.glob("torch/*.h"), *root.glob("ops/cpu/*.h"), *root.glob("native/*.h")]):
-        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
-    return _Plan(compiler, torch, sources, flags, digest.hexdigest()[:20])
+    base = _digest([_torch_build(torch), _FILE, *compiler, _compiler_version(tuple(compiler)), *flags])
+    key = _digest([base, *(_object_name(base, source) for source in sources)])
+    return _Plan(compiler, torch, sources, flags, base, key[:20])
+
+
+def _digest(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def _object_name(base: str, source: Path) -> str:
+    """Named after the source, all of our own headers that it includes, and what every object depends on."""
+    seen: dict[Path, str] = {}
+
+    def read(path: Path) -> None:
+        if path in seen or not path.exists():
+            return
+        seen[path] = path.read_text()
+        # The second form is csrc/ops/cpu/each_isa.h's: a file that is included under a name.
+        for name in re.findall(r'^\s*#\s*(?:include|define PERFSUITE_BODY)\s+"([^"]+)"', seen[path], re.MULTILINE):
+            read((path.parent / name).resolve())
+
+    read(source.resolve())
+    parts = [text for path in sorted(seen) for text in (path.name, seen[path])]
+    return f"{source.parent.name}-{source.stem}-{_digest([base, *parts])[:16]}.o"
 
 
 def _source_root() -> Path:
@@ -236,14 +258,21 @@ def _compile(plan: _Plan, scratch: Path, log: Path, progress: Callable[[str], No
     command = [*plan.compiler, *plan.flags, f"-D_GLIBCXX_USE_CXX11_ABI={abi}"]
     for folder in headers:
         command += ["-isystem", str(folder)]
+    kept = log.parent / "objects"
+    kept.mkdir(exist_ok=True)
+    _forget_old(kept)
     done: list[str] = []
 
     def compile_one(source: Path) -> str:
-        target = str(scratch / f"{source.parent.name}-{source.stem}.o")
-        _call([*command, "-c", str(source), "-o", target], source.name, log)
-        done.append(target)
+        target = kept / _object_name(plan.base, source)
+        if target.exists():
+            os.utime(target)
+        else:
+            _call([*command, "-c", str(source), "-o", str(scratch / target.name)], source.name, log)
+            os.replace(scratch / target.name, target)
+        done.append(str(target))
         progress(f"compiled {source.name} ({len(done)} of {len(plan.sources)})")
-        return target
+        return str(target)
 
     # Two at a time: each needs about 0.7 GB. The longest first, so that the last one does not run alone.
     with ThreadPoolExecutor(max_workers=2) as pool:
@@ -251,6 +280,14 @@ def _compile(plan: _Plan, scratch: Path, log: Path, progress: Callable[[str], No
     libraries = plan.torch / "lib"
     link = ["-shared", "-fopenmp", "-pthread", *objects, f"-L{libraries}", "-lc10", "-ltorch_cpu"]
     _call([*plan.compiler, *link, f"-Wl,-rpath,{libraries}", "-o", str(scratch / _FILE)], "the library", log)
+
+
+def _forget_old(folder: Path) -> None:
+    """Remove what no build has used for a month."""
+    for path in folder.iterdir():
+        with suppress(OSError):  # another build may remove it too
+            if time.time() - path.stat().st_mtime > 30 * 86400:
+                path.unlink()
 
 
 def _call(command: list[str], what: str, log: Path) -> None:

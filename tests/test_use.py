@@ -59,18 +59,18 @@ def test_select_refuses_in_one_line_and_changes_nothing(use, device, words, monk
 
 def test_an_implementation_that_cannot_be_built_says_why(monkeypatch):
     from perfsuite import torch_extension
-    from perfsuite.kernels import cross_entropy
+    from perfsuite.kernels import native
 
     def fail():
         raise ValueError("no C++ compiler found: install g++")
 
     monkeypatch.setattr(torch_extension, "load", fail)
-    cross_entropy._load_extension.cache_clear()
+    native._load_extension.cache_clear()
     try:
         with pytest.raises(ValueError, match=r"not available on cpu: no C\+\+ compiler found: install g\+\+"):
             contract.select({"cross_entropy": "cpp"})
     finally:
-        cross_entropy._load_extension.cache_clear()
+        native._load_extension.cache_clear()
 
 
 def test_select_returns_every_choice_and_resets_what_is_not_named():

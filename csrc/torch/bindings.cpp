@@ -7,6 +7,7 @@
 
 #include "allocator.h"
 #include "op_recorder.h"
+#include "reuse.h"
 
 namespace py = pybind11;
 
@@ -122,4 +123,10 @@ PYBIND11_MODULE(_torch, m) {
   m.def("ops_begin_evaluation", &op_recorder::begin_evaluation);
   m.def("allocator_start", [&shared] { allocator_account::start(shared); });
   m.def("allocator_stop", [] { return as_dict(allocator_account::stop()); });
+  m.def("reuse_sums", [] {
+    const ReuseSums sums = reuse_sums();
+    return py::dict(py::arg("kept_bytes") = sums.kept_bytes, py::arg("reused") = sums.reused,
+                    py::arg("fresh") = sums.fresh);
+  });
+  m.def("reuse_release", &reuse_release, "Give the memory kept for outputs of CPU operators back.");
 }
