@@ -1,4 +1,5 @@
-"""The command line. Verbs in the order of a working day: run, report, runs, machine, workloads, rcp, doctor.
+"""The command line. Verbs in the order of a working day: run, report, runs, ops, machine, workloads, rcp,
+doctor.
 
 Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input with one line that says what to mend.
 With --json one JSON document goes to standard output and everything else to standard error.
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 import perfsuite
+from perfsuite import cli_ops
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
@@ -47,6 +49,9 @@ def main() -> None:
 @click.version_option(perfsuite.__version__, prog_name="perfsuite")
 def cli() -> None:
     """Time-to-train with every second, byte and joule of it accounted for."""
+
+
+cli.add_command(cli_ops.ops)
 
 
 def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
