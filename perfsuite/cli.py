@@ -67,6 +67,9 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="First seed, the others follow it; drawn by default.")
 @click.option("--device", help="cpu or cuda; cuda where there is one by default.")
 @click.option("--use", multiple=True, callback=_use, metavar="OP=IMPL", help="How an op is done; repeatable.")
+@click.option("--ops", type=click.Choice(["eager", "native", "compile"]), default="eager", show_default=True,
+              help="How ops are done that --use does not name: plain torch, the measured best of our kernels for each "
+              "shape, or plain torch with the model compiled by torch.compile.")
 @click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True)
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
@@ -76,7 +79,7 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @OUT
 @JSON
 def run(workload: str, scale: str, runs: int | None, seed: int | None, device: str | None, use: dict[str, str],
-        division: str, data: Path | None, target: float | None, no_ledger: bool, host_stacks: bool,
+        ops: str, division: str, data: Path | None, target: float | None, no_ledger: bool, host_stacks: bool,
         resume: str | None, out: Path, as_json: bool) -> int:
     """Train WORKLOAD (a name or a .py file) to its target, several times, and account for the time."""
     from perfsuite import record
@@ -89,6 +92,7 @@ def run(workload: str, scale: str, runs: int | None, seed: int | None, device: s
         else:
             request = harness.Request(
                 workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
+                ops=ops,
                 data_folder=data, out=out, ledger=not no_ledger, host_stacks=host_stacks, target=target,
                 command=("perfsuite", *sys.argv[1:]),
             )  # fmt: skip

@@ -49,7 +49,7 @@ class Record:
     division: str
     """"open" or "closed", as MLPerf uses the words."""
     use: dict[str, str]
-    """Implementation chosen for each op."""
+    """Implementation chosen for single ops."""
     config: dict[str, Any]
     target: dict[str, Any] | None
     schedule: dict[str, Any] | None
@@ -65,6 +65,8 @@ class Record:
     build: dict[str, Any] = field(default_factory=dict)
     """Seconds that compiling native code took before the passes, 0 where it was built already."""
     passes: list[dict[str, Any]] = field(default_factory=list)
+    ops: str = "eager"
+    """How the other ops are done: "eager", "native" (the measured best of ours) or "compile" (torch.compile)."""
     schema: int = SCHEMA
 
 
