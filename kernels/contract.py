@@ -209,16 +209,17 @@ def select(use: Mapping[str, str], device: str = "cpu", ops: str = DEFAULT) -> d
         if reason:
             raise ValueError(f"{item}: not available on {device}: {reason}")
         chosen[one] = implementation
-    best = _chooser(device) if None in chosen.values() else None
+    native = [one for one, implementation in chosen.items() if implementation is None]
+    best = _chooser(native, device) if native else None
     for one, implementation in chosen.items():
         one.chosen, one.best = implementation, best
     return {one.name: implementation.name if implementation else NATIVE for one, implementation in chosen.items()}
 
 
-def _chooser(device: str) -> Callable[..., Implementation]:
+def _chooser(ops: Sequence[Op], device: str) -> Callable[..., Implementation]:
     from perfsuite.kernels import tuning
 
-    return tuning.chooser(tuning.load()[0], device)
+    return tuning.chooser(tuning.load()[0], device, ops)
 
 
 def _perhaps(word: str, words: Iterable[str]) -> str:

@@ -68,15 +68,18 @@ def save(entries: Iterable[Entry], path: Path | None = None) -> Path:
     return path
 
 
-def chooser(entries: Sequence[Entry], device: str) -> Callable[[Op, Sequence[Any], Mapping[str, Any]], Implementation]:
-    """For Op.best: (op, arguments, options) -> the implementation to run on this device."""
+def chooser(
+    entries: Sequence[Entry], device: str, ops: Iterable[Op]
+) -> Callable[[Op, Sequence[Any], Mapping[str, Any]], Implementation]:
+    """For Op.best of these ops: (op, arguments, options) -> the implementation to run on this device."""
     known: dict[Any, Implementation] = {}
+    defaults = {op.name: default(op, device) for op in ops}
 
     def choose(op: Op, args: Sequence[Any], options: Mapping[str, Any]) -> Implementation:
         import torch
 
         if torch.compiler.is_compiling():  # shapes may be symbols
-            return default(op, device)
+            return defaults[op.name]
         key = (op.name, *map(_key, args))
         if key not in known:
             known[key] = for_case(op, op.case_of(*args, **options), entries, device)
