@@ -11,6 +11,7 @@ from perfsuite.kernels import contract, tuning
 from perfsuite.kernels.contract import Case, Cost
 from perfsuite.op_bench import clocks
 from perfsuite.op_bench.calls import footprint_bytes, make_inputs
+from perfsuite.op_bench.gpu_state import State
 from perfsuite.op_bench.measure import AGAIN, Timed
 from perfsuite.op_bench.rows import rows, summary
 from perfsuite.op_bench.run import best
@@ -70,6 +71,14 @@ def test_faster_than_the_machine_is_rejected():
     assert both(*EAGER, timed("cpp", 50, 50))["verdict"] == "FASTER"
     row = both(*EAGER, timed("cpp", 30, 30))
     assert row["verdict"] == "REJECTED" and "80 us" in row["why"]
+
+
+def test_a_lowered_clock_leaves_no_verdict():
+    mine = timed("cpp", 500, 500)
+    mine.gpu_states = [State(10**9, (), None), State(8 * 10**8, ("software power cap",), None)]
+    row = both(*EAGER, mine)
+    assert row["verdict"] == "CANNOT_TELL" and "software power cap" in row["why"]
+    assert row["gpu"] == {"sm_clock_hz": 9e8, "lowered_by": ["software power cap"], "reason": None}
 
 
 def test_wrong_results_are_not_faster():

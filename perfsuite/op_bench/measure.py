@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from perfsuite.kernels.contract import Case, Implementation, Op
-from perfsuite.op_bench import calls, clocks
+from perfsuite.op_bench import calls, clocks, gpu_state
 
 MIN_ROUNDS, MAX_ROUNDS = 7, 60
 BLOCK_NS = 10_000_000
@@ -35,6 +35,8 @@ class Timed:
     """How what was timed differs from eager's results."""
     graph_ns: float | None = None
     graph_reason: str | None = None
+    gpu_states: list[gpu_state.State] = field(default_factory=list)
+    """After each round's block, on a GPU."""
 
     def both_ns(self) -> list[float]:
         """Forward and backward together, round by round; the forward alone where there is no backward."""
@@ -70,7 +72,7 @@ def measure(
     if device == "cuda":
         for timed, pair, _ in entries.values():
             timed.graph_ns, timed.graph_reason = clocks.cuda_graph_ns(pair, len(shared.copies))
-    _rounds(entries, block, budget_s, progress)
+    _rounds(entries, block, device, budget_s, progress)
     empty_ns = clocks.cuda_empty_ns() if device == "cuda" else 0.0
     timed = [entry[0] for entry in entries.values()]
     for one in timed:
@@ -79,7 +81,9 @@ def measure(
     return timed, failed, shared
 
 
-def _rounds(entries: dict[str, Any], block: Any, budget_s: float, progress: Callable[[float], None]) -> None:
+def _rounds(
+    entries: dict[str, Any], block: Any, device: str, budget_s: float, progress: Callable[[float], None]
+) -> None:
     order, shuffle = list(entries), random.Random(0).shuffle
     started, done = time.monotonic(), 0
     while done < MAX_ROUNDS and (done < MIN_ROUNDS or time.monotonic() - started < budget_s):
@@ -89,6 +93,8 @@ def _rounds(entries: dict[str, Any], block: Any, budget_s: float, progress: Call
             samples = block(pair, count, done * count)
             timed.forward_ns.append(median(sample.forward_ns for sample in samples))
             timed.host_forward_ns.append(median(sample.host_forward_ns for sample in samples))
+            if device == "cuda":
+                timed.gpu_states.append(gpu_state.read())
             if samples[0].backward_ns is not None:
                 timed.backward_ns.append(median(sample.backward_ns for sample in samples))
                 timed.host_backward_ns.append(median(sample.host_backward_ns for sample in samples))

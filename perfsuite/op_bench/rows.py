@@ -54,6 +54,9 @@ def _row(
     impossible = _too_fast(place, device_ns) if whole else None
     if impossible:
         verdict, why = "REJECTED", impossible
+    lowered = {name for state in one.gpu_states for name in state.lowered_by}
+    if lowered and verdict in ("FASTER", "SLOWER", "SAME"):
+        verdict, why = "CANNOT_TELL", f"the clock was lowered meanwhile: {', '.join(sorted(lowered))}"
     if one.wrong and one.impl not in YARDSTICKS:
         verdict, why = "WRONG", one.wrong
     return {
@@ -63,6 +66,7 @@ def _row(
         "peak_bytes": one.peak_bytes, "peak_reason": one.peak_reason,
         "bytes": cost.bytes, "flops": cost.flops, "bytes_per_s": cost.bytes / device_ns * 1e9 if device_ns else None,
         "level": place.level, "bound": place.bound, "share_of_ceiling": share,
+        "gpu": _gpu(one, lowered),
         "second_timer": _second_timer(one, direction, device, device_ns),
         "speedup": speedup, "same_within": margin, "verdict": verdict, "why": why,
     }  # fmt: skip
@@ -142,6 +146,18 @@ def _second_timer(one: Timed, direction: str, device: str, device_ns: float) -> 
     if one.graph_ns is None:
         return {"time_ns": None, "agrees": None, "reason": one.graph_reason}
     return {"time_ns": one.graph_ns, "agrees": agree(device_ns, one.graph_ns), "reason": None}
+
+
+def _gpu(one: Timed, lowered: set[str]) -> dict[str, Any] | None:
+    """SM clock over the rounds, and what lowered it; None on a CPU."""
+    if not one.gpu_states:
+        return None
+    clocks = [state.sm_clock_hz for state in one.gpu_states if state.sm_clock_hz]
+    return {
+        "sm_clock_hz": median(clocks) if clocks else None,
+        "lowered_by": sorted(lowered),
+        "reason": one.gpu_states[0].reason,
+    }
 
 
 def summary(found: Sequence[Mapping[str, Any]], native: Sequence[str]) -> list[dict[str, Any]]:
