@@ -17,7 +17,7 @@ from perfsuite import machine
 from perfsuite.kernels.contract import Case, Implementation, Op
 
 SCHEMA = 1
-PREFERRED = {"cpu": ("cpp", "eager"), "cuda": ("triton", "cuda", "eager")}
+PREFERRED = {"cpu": ("cpp", "onednn", "eager"), "cuda": ("triton", "cuda", "eager")}
 """What may be chosen, in the order of a machine that was not tuned. Not compile: its first call takes seconds."""
 FARTHEST = 2.0
 """How far the nearest measured shape may be: the sum over sizes of |log2(size / measured size)|."""

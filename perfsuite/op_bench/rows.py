@@ -12,7 +12,7 @@ from perfsuite.op_bench.measure import AGAIN, Timed
 YARDSTICKS = ("eager", "compile", "compile max-autotune", "liger")
 """What an implementation is compared with, where it was timed."""
 MARGIN = 0.02
-"""Two that differ by less are the same."""
+"""Two that differ by less are the same; a noisy sitting widens what counts as a difference, not what counts as same."""
 _SHORT = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 DIRECTIONS = ("forward", "backward", "both")
 
@@ -68,7 +68,7 @@ def _row(
         "level": place.level, "bound": place.bound, "share_of_ceiling": share,
         "gpu": _gpu(one, lowered),
         "second_timer": _second_timer(one, direction, device, device_ns),
-        "speedup": speedup, "same_within": margin, "verdict": verdict, "why": why,
+        "speedup": speedup, "threshold": margin, "verdict": verdict, "why": why,
     }  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def _too_fast(place: roofline.Placement, device_ns: float) -> str | None:
 
 
 def _margin(by_name: Mapping[str, Timed]) -> float:
-    """2 %, or what eager differed from itself by, where that is more."""
+    """What is no difference: 2 %, or what eager differed from itself by, where that is more."""
     if AGAIN not in by_name or "eager" not in by_name:
         return MARGIN
     _, lo, hi = stats.ratio_of_medians(by_name["eager"].both_ns(), by_name[AGAIN].both_ns())
@@ -133,7 +133,7 @@ def _verdict(
         return "FASTER", f"than {best}"
     if hi < 1 - margin:
         return "SLOWER", f"than {best}"
-    if lo >= 1 - margin and hi <= 1 + margin:
+    if lo >= 1 - MARGIN and hi <= 1 + MARGIN:
         return "SAME", f"as {best}"
     return "CANNOT_TELL", f"against {best}"
 
