@@ -27,6 +27,7 @@ TITLE = "the CUDA kernels"
 _FILE = "libperfsuite_cuda.so"
 _FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-Wall", "--cudart=static"]
 _ADVICE = "a CUDA toolkit that knows this GPU is needed, set CUDACXX to its nvcc"
+_USUAL_HOME = "/usr/local/cuda"
 _KINDS = {"int": ctypes.c_int, "int64_t": ctypes.c_int64, "double": ctypes.c_double}
 
 
@@ -243,7 +244,7 @@ def nvcc() -> str:
         if not found:
             raise BuildError(f"the CUDA compiler in $CUDACXX, {chosen!r}, is not found: install it or unset CUDACXX")
         return found
-    folders = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), "/usr/local/cuda") if home]
+    folders = [Path(home) / "bin" for home in (os.environ.get("CUDA_HOME"), _USUAL_HOME) if home]
     for candidate in ["nvcc", *(str(folder / "nvcc") for folder in folders)]:
         found = shutil.which(candidate)
         if found:
