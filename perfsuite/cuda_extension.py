@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 EMULATOR = "PERFSUITE_CUDA_LIBRARY"
 TITLE = "the CUDA kernels"
 _FILE = "libperfsuite_cuda.so"
-_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-Wall", "--cudart=static"]
+_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-Wall", "-Xptxas=-v", "--cudart=static"]
 _ADVICE = "a CUDA toolkit that knows this GPU is needed, set CUDACXX to its nvcc"
 _USUAL_HOME = "/usr/local/cuda"
 _KINDS = {"int": ctypes.c_int, "int64_t": ctypes.c_int64, "double": ctypes.c_double}
@@ -212,6 +212,13 @@ def build(arch: int, progress: Callable[[str], None] | None = None) -> Path:
         return library
 
     return build_cache.build(target, make)
+
+
+def objects(arch: int) -> dict[str, Path]:
+    """The object of each source, by the source's name without .cu; what nvcc said stands beside it, in <object>.log."""
+    _, _, base = _plan(arch)
+    folder = build(arch).parents[1] / "objects"
+    return {source.stem: folder / build_cache.object_name(base, source) for source in sources()}
 
 
 def _plan(arch: int) -> tuple[Target, str | None, str]:

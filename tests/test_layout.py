@@ -26,7 +26,7 @@ LAYERS = (
      "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
      "perfsuite.workloads.contract", "perfsuite.workloads.registry"},
     {"perfsuite.kernels"},
-    {"perfsuite.instruments", "perfsuite.workloads"},
+    {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
     {"perfsuite.watch", "perfsuite.account_phases", "perfsuite.account_ops", "perfsuite.account_checks",
      "perfsuite.account_blocks", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report"},
