@@ -166,3 +166,37 @@ def bench(op: str | None, impl: tuple[str, ...], device: str | None, case_filter
     else:
         _show(benched(result))
     return 0
+
+
+@ops.command()
+@click.argument("op", required=False)
+@click.option("--arch", multiple=True, type=int, metavar="NN", default=(80, 90, 100), show_default=True,
+              help="Compute capability, repeatable; 90 is sm_90, an H100.")
+@click.option("--baseline", is_flag=True, help="Compare with the baseline kept with the op library; 1 where worse.")
+@JSON
+def inspect(op: str | None, arch: tuple[int, ...], baseline: bool, as_json: bool) -> int:
+    """Compile the GPU kernels, with no GPU, and show what they became: registers, spills, widths, occupancy."""
+    from perfsuite import op_inspect
+    from perfsuite.op_inspect import baseline as kept
+    from perfsuite.report import inspect_text
+
+    found: dict[str, list[dict[str, Any]]] = {}
+    with _bars() as bars:
+        task = bars.add_task("compiling", total=None)
+        for name in _names(op):
+            found[name] = op_inspect.inspect(name, tuple(arch), lambda what: bars.update(task, description=what))
+    worse = []
+    if baseline:
+        before = kept.load()["ops"]
+        worse = [line for name, rows in found.items() for line in kept.worse(before.get(name, {}), kept.summarize(rows))]
+    if as_json:
+        click.echo(json.dumps({"rows": [row for rows in found.values() for row in rows], "worse": worse}))
+    else:
+        for rows in found.values():
+            if rows:
+                _show(inspect_text.table(rows))
+        for line in worse:
+            click.echo(f"worse than the baseline: {line}")
+    if not any(found.values()):
+        raise ValueError(f"{op or 'no op'} has no GPU kernels to inspect")
+    return 1 if worse else 0

@@ -30,11 +30,17 @@ def inspect(
     unknown             {field: why it is None}
 
     Triton kernels are those of cases("code"), compiled anew; CUDA kernels those of csrc/ops/cuda/<op>*.cu. progress:
-    called with a line now and then. Imports torch. ValueError for an unknown op.
+    called with a line now and then. Imports torch. ValueError for an unknown op or
+    compute capability.
     """
     from perfsuite.kernels import contract
+    from perfsuite.op_inspect.occupancy import LIMITS
 
     op = contract.op(op_name)
+    strange = [arch for arch in archs if arch not in LIMITS]
+    if strange:
+        known = ", ".join(map(str, LIMITS))
+        raise ValueError(f"compute capability {strange[0]} is not known: give one of {known}, e.g. 90 for an H100")
     say = progress or (lambda line: None)
     return [row for arch in archs for row in (*_triton_rows(op, arch, say), *_cuda_rows(op, arch, say))]
 
