@@ -185,10 +185,11 @@ def inspect(op: str | None, arch: tuple[int, ...], baseline: bool, as_json: bool
         task = bars.add_task("compiling", total=None)
         for name in _names(op):
             found[name] = op_inspect.inspect(name, tuple(arch), lambda what: bars.update(task, description=what))
-    worse = []
+    worse: list[str] = []
     if baseline:
         before = kept.load()["ops"]
-        worse = [line for name, rows in found.items() for line in kept.worse(before.get(name, {}), kept.summarize(rows))]
+        for name, rows in found.items():
+            worse += kept.worse(before.get(name, {}), kept.summarize(rows))
     if as_json:
         click.echo(json.dumps({"rows": [row for rows in found.values() for row in rows], "worse": worse}))
     else:
