@@ -181,7 +181,7 @@ def _draw(
         mine = evaluate.evaluate_on(op, run, arguments, options, upstream)
         if draw == 0:
             mine = {key: value.clone() for key, value in mine.items()}
-            repeated = evaluate.evaluate(op, run, tensors, options, upstream)
+            repeated = evaluate.evaluate(op, run, evaluate.copy(tensors), options, upstream)
             found.deterministic = all(_same_bits(mine[key], repeated[key]) for key in mine)
     for name, before in named_tensors({k: v for k, v in tensors.items() if k not in op.mutates}).items():
         if not _same_bits(named_tensors(arguments)[name].detach(), before):

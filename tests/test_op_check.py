@@ -121,10 +121,10 @@ def test_a_tensor_that_puts_off_its_work_is_refused():
 def test_a_changed_input_is_refused():
     def run(logits, target, **options):
         loss = EAGER(logits, target, **options)
-        logits.data.mul_(0)
+        logits.data.mul_(0.5)
         return loss
 
-    assert any("logits was changed" in line for line in judged(run).failures)
+    assert judged(run).failures == ("logits was changed",)  # what it returned is judged by itself
 
 
 def test_a_constant_is_refused():
