@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from perfsuite import build_cache
+from perfsuite import build_cache, cuda_extension
 from perfsuite.kernels import contract, native
 from perfsuite.kernels.contract import Case, Cost, Op
 from perfsuite.op_inspect import ARCHS, baseline, inspect
@@ -83,7 +83,6 @@ def planted(monkeypatch, run, case, implementations=None):
         implementations=implementations or [native.eager(lambda x: 2 * x), native.in_triton(run)],
     )
     monkeypatch.setattr(contract, "op", lambda name: op)
-    monkeypatch.setitem(contract.MODULES, "planted", "planted")
 
 
 def doubled(BLOCK=1024, num_warps=8, offset=0, seen=None):
@@ -259,15 +258,24 @@ extern "C" int planted_scale(int dtype, const void* x, void* out, void* stream) 
 
 @needs_nvcc
 @pytest.mark.parametrize("arch", ARCHS)
-def test_cuda_kernels_are_read_by_element_type(monkeypatch, tmp_path, arch):
+def test_cuda_kernels_are_read_by_element_type(request, monkeypatch, tmp_path, arch):
     folder = tmp_path / "csrc" / "ops" / "cuda"
     folder.mkdir(parents=True)
     shutil.copy(build_cache.source_root() / "ops" / "cuda" / "device.h", folder)
     (folder / "planted_scale.cu").write_text(CUDA)
-    (folder / "other.cu").write_text('extern "C" int other() { return 0; }\n')
+    (folder / "other.cu").write_text("__global__ void other() {}\n")
     monkeypatch.setattr(build_cache, "source_root", lambda: tmp_path / "csrc")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    planted(monkeypatch, None, CASE, [native.eager(lambda x: x), native.in_cuda(lambda x: x)])
+    monkeypatch.setattr(cuda_extension, "_libraries", {})
+    cuda_extension.entry_points.cache_clear()
+    request.addfinalizer(cuda_extension.entry_points.cache_clear)
+
+    def scaled(x):
+        out = torch.empty_like(x)
+        cuda_extension.call("planted_scale", x.dtype, x, out)
+        return out
+
+    planted(monkeypatch, None, CASE, [native.eager(lambda x: x), native.in_cuda(scaled)])
     rows = {row["kernel"]: row for row in inspect("planted", (arch,))}
     wide = {"scale<float, 4>", "scale<bfloat16, 8>", "scale<float16, 8>", "scale<double, 2>"}
     assert set(rows) == {*wide, "scale<bfloat16, 1>", "spilling", "in_clusters"}
@@ -281,9 +289,12 @@ def test_cuda_kernels_are_read_by_element_type(monkeypatch, tmp_path, arch):
     assert (rows["in_clusters"]["generic_accesses"] > 0) == (arch >= 90)
     text = baseline.worse({}, baseline.summarize(list(rows.values())))
     assert len(text) == len(rows)
-    (folder / "planted_scale.cu").unlink()
+    monkeypatch.setenv("CUDACXX", "no-such-nvcc")
     (row,) = inspect("planted", (arch,))
-    assert row["registers"] is None and "no kernels in csrc/ops/cuda/planted*.cu" in row["unknown"]["registers"]
+    assert row["registers"] is None and "'no-such-nvcc', is not found" in row["unknown"]["registers"]
+    planted(monkeypatch, None, CASE, [native.eager(lambda x: x), native.in_cuda(lambda x: x)])
+    (row,) = inspect("planted", (arch,))
+    assert row["registers"] is None and "launches nothing" in row["unknown"]["registers"]
 
 
 OCCUPANCY = """
