@@ -77,14 +77,20 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         out[name] = {
             "spill": row["spill_store_bytes"] + row["spill_load_bytes"],
             "load": _dominant(loads),
+            "widest_load": max(loads, default=None),
             "narrowest_load": min(loads, default=None),
             "store": _dominant(stores),
+            "widest_store": max(stores, default=None),
         }
     return out
 
 
 def _dominant(widths: Mapping[int, int]) -> int | None:
-    """The width by which most bytes go; the wider one of two."""
+    """The width by which most bytes go, each instruction counted once; the wider one of two.
+
+    A loop over single elements that the compiler unrolls can outweigh the wide one that does the work: the widest
+    access is compared as well.
+    """
     return max(widths, key=lambda width: (width * widths[width], width), default=None)
 
 
@@ -98,7 +104,7 @@ def worse(before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str
         old = before[name]
         if summary["spill"] > 0 and not old["spill"]:
             found.append(f"{name}: spills {summary['spill']} bytes of a thread, and did not")
-        for field in ("load", "narrowest_load", "store"):
+        for field in ("load", "widest_load", "narrowest_load", "store", "widest_store"):
             if old[field] is not None and summary[field] is not None and summary[field] < old[field]:
                 found.append(f"{name}: {field.replace('_', ' ')} of {summary[field]} bytes, was {old[field]}")
     found += [f"{name}: in the baseline, and is no more; {WRITE}" for name in before if name not in now]

@@ -9,9 +9,12 @@ from rich.text import Text
 def table(rows: list[dict[str, Any]]) -> Table:
     """A row for each kernel and compute capability. What is not known shows as ?, its reason stands below the table."""
     title = ", ".join(dict.fromkeys(f"{row['op']}={row['impl']}" for row in rows)) or "no GPU kernels"
-    reasons = dict.fromkeys(f"? {field}: {why}" for row in rows for field, why in row["unknown"].items())
-    out = Table(title=title, title_justify="left", caption=Text("\n".join(reasons)), caption_justify="left", box=None,
-                pad_edge=False)  # fmt: skip
+    reasons: dict[str, dict[str, None]] = {}
+    for row in rows:
+        for field, why in row["unknown"].items():
+            reasons.setdefault(why, {})[field] = None
+    caption = Text("\n".join(f"? {', '.join(fields)}: {why}" for why, fields in reasons.items()))
+    out = Table(title=title, title_justify="left", caption=caption, caption_justify="left", box=None, pad_edge=False)
     for name in ("kernel", "case", "for"):
         out.add_column(name)
     for name in ("registers", "spilled B", "shared B", "warps"):
