@@ -208,15 +208,15 @@ def inputs(case: Case, device: str, generator: torch.Generator) -> dict[str, Ten
     "deep": two dimensions for the batch and two for the heads.
     Where position_dim is -3 or -4 the dimensions change places, not the memory.
     """
-    x = draw_rows(case, device, generator)
+    x = draw_rows(case, case.shape["heads"], device, generator)
     position_dim = case.options.get("position_dim", -2)
     cos, sin = draw_tables(case, device)
     return {"x": x.transpose(-2, position_dim), "cos": cos, "sin": sin}
 
 
-def draw_rows(case: Case, device: str, generator: torch.Generator) -> Tensor:
+def draw_rows(case: Case, heads: int, device: str, generator: torch.Generator) -> Tensor:
     """(batch, heads, time, dim), or what else the layout makes of it."""
-    batch, heads, time, dim = (case.shape[name] for name in ("batch", "heads", "time", "dim"))
+    batch, time, dim = (case.shape[name] for name in ("batch", "time", "dim"))
     layout = case.draw.get("layout", "contiguous")
 
     def normal(*shape: int) -> Tensor:
@@ -376,29 +376,35 @@ if triton is not None:
 def row_dimensions(tensors: list[Tensor], position_dim: int) -> tuple[list[int], list[list[int]]] | None:
     """Sizes (outer, inner, heads, time) of tensors of one shape, and each tensor's strides of these four.
 
-    Dimensions that are one step for all tensors become one; heads is what lies closest in the first tensor. None where
+    Dimensions that are one step for all tensors become one; heads is what lies closest in the last tensor. None where
     more than three are left beside the time.
     """
-    shape = tensors[0].shape
-    kept = [d for d in range(len(shape) - 1) if d != position_dim and shape[d] != 1]
-    kept.sort(key=lambda d: -tensors[0].stride(d))
-    sizes: list[int] = []
-    strides: list[list[int]] = [[] for _ in tensors]
+    shape, last = tensors[-1].shape, tensors[-1]
+    kept = [d for d in range(last.dim() - 1) if d != position_dim and shape[d] != 1]
+    kept.sort(key=lambda d: -last.stride(d))
+    groups: list[tuple[int, list[int]]] = []
     for d in kept:
-        if sizes and all(s[-1] == shape[d] * t.stride(d) for s, t in zip(strides, tensors, strict=True)):
-            sizes[-1] *= shape[d]
-            for s, t in zip(strides, tensors, strict=True):
-                s[-1] = t.stride(d)
+        strides = [tensor.stride(d) for tensor in tensors]
+        if groups and groups[-1][1] == [shape[d] * stride for stride in strides]:
+            groups[-1] = (groups[-1][0] * shape[d], strides)
         else:
-            sizes.append(shape[d])
-            for s, t in zip(strides, tensors, strict=True):
-                s.append(t.stride(d))
-    if len(sizes) > 3:
+            groups.append((shape[d], strides))
+    if len(groups) > 3:
         return None
-    missing = 3 - len(sizes)
-    sizes = [1] * missing + sizes + [shape[position_dim]]
-    strides = [[0] * missing + s + [t.stride(position_dim)] for s, t in zip(strides, tensors, strict=True)]
-    return sizes, strides
+    nothing = (1, [0] * len(tensors))
+    groups = [nothing] * (3 - len(groups)) + groups
+    groups.append((shape[position_dim], [tensor.stride(position_dim) for tensor in tensors]))
+    return [size for size, _ in groups], [list(strides) for strides in zip(*(s for _, s in groups), strict=True)]
+
+
+def placed_rows(tensors: list[Tensor], position_dim: int) -> tuple[list[Tensor], list[int], list[list[int]]]:
+    """The tensors, copied where a kernel cannot walk them, with their row_dimensions. The last is contiguous."""
+    tensors = [tensor if tensor.stride(-1) == 1 else tensor.contiguous() for tensor in tensors]
+    found = row_dimensions(tensors, position_dim)
+    if found is None:
+        tensors = [tensor.contiguous() for tensor in tensors]
+        found = row_dimensions(tensors, position_dim)
+    return tensors, *found
 
 
 def tile(heads: int, half: int, elements: int = TILE) -> dict[str, int]:
@@ -410,13 +416,7 @@ def tile(heads: int, half: int, elements: int = TILE) -> dict[str, int]:
 
 
 def _launch(x: Tensor, out: Tensor, cos: Tensor, sin: Tensor, position_dim: int, inverse: bool) -> None:
-    if x.numel() == 0:
-        return
-    found = row_dimensions([x, out], position_dim)
-    if found is None:
-        x = x.contiguous()
-        found = row_dimensions([x, out], position_dim)
-    (outer, inner, heads, time), strides = found
+    (x, out), (outer, inner, heads, time), strides = placed_rows([x, out], position_dim)
     half = x.shape[-1] // 2
     blocks = tile(heads, half)
     programs = outer * inner * triton.cdiv(heads, blocks["BLOCK_HEADS"]) * triton.cdiv(time, blocks["BLOCK_TIME"])
@@ -428,12 +428,13 @@ def _launch(x: Tensor, out: Tensor, cos: Tensor, sin: Tensor, position_dim: int,
 
 def _turn_triton(x: Tensor, cos: Tensor, sin: Tensor, position_dim: int, inverse: bool) -> Tensor:
     out = x.new_empty(x.shape)
-    _launch(x if x.stride(-1) == 1 else x.contiguous(), out, cos, sin, position_dim, inverse)
+    if x.numel():
+        _launch(x, out, cos, sin, position_dim, inverse)
     return out
 
 
 def _turn_triton_(x: Tensor, cos: Tensor, sin: Tensor, position_dim: int, inverse: bool) -> None:
-    if x.stride(-1) == 1 and row_dimensions([x], position_dim):
+    if x.numel() and x.stride(-1) == 1 and row_dimensions([x], position_dim):
         _launch(x, x, cos, sin, position_dim, inverse)
     else:
         x.copy_(_turn_triton(x, cos, sin, position_dim, inverse))

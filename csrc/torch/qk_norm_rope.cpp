@@ -16,13 +16,14 @@ namespace {
 using at::Tensor;
 namespace cpu = perfsuite::cpu;
 
-// The gradient of a weight is summed over so many rows by one thread, and then over these sums in their order: any number
-// of threads gives the same bits.
-constexpr int64_t kRowsPerSum = 256;
+// The gradient of a weight is summed over so many rows, and then over these sums in their order, in double: any number
+// of threads gives the same bits, and float32 is enough for so few.
+constexpr int64_t kRowsPerSum = 64;
 
 void check(const Tensor& x, const Tensor& weight, const Tensor& cos, const Tensor& sin, int64_t position_dim) {
   const auto acc = perfsuite::acc_type(x);
-  TORCH_CHECK_VALUE(position_dim >= 0 && position_dim < x.dim() - 1, "qk_norm_rope: no position dimension ", position_dim);
+  TORCH_CHECK_VALUE(position_dim >= 0 && position_dim < x.dim() - 1, "qk_norm_rope: no position dimension ",
+                    position_dim);
   TORCH_CHECK_VALUE(x.sym_size(-1) % 2 == 0, "qk_norm_rope: the last dimension must be even, got ", x.sym_size(-1));
   TORCH_CHECK_VALUE(weight.scalar_type() == acc && weight.dim() == 1 && weight.sym_size(0) == x.sym_size(-1),
                     "qk_norm_rope: a weight must be (dim,) in the dtype that is computed in");
@@ -50,7 +51,8 @@ template <class T>
 cpu::NormRopeRun<T> run_at(const cpu::NormRopeRun<T>& all, const int64_t* at, const int64_t* distance, int64_t rows,
                            cpu::acc_t<T>* weight_gradient) {
   return {all.x + at[0], all.upstream ? all.upstream + at[1] : nullptr, all.out + at[2], all.weight, all.cos + at[3],
-          all.sin + at[3], weight_gradient, distance[0], distance[1], distance[2], distance[3], rows, all.half, all.eps};
+          all.sin + at[3], weight_gradient, distance[0], distance[1], distance[2], distance[3], rows, all.half,
+          all.eps};
 }
 
 // Contiguous.
@@ -80,7 +82,8 @@ Tensor forward_cpu(const Tensor& x_any, const Tensor& weight_any, const Tensor& 
 
 // Gradients of x, contiguous, and of the weight.
 std::tuple<Tensor, Tensor> backward_cpu(const Tensor& upstream_any, const Tensor& x_any, const Tensor& weight_any,
-                                        const Tensor& cos_any, const Tensor& sin_any, int64_t position_dim, double eps) {
+                                        const Tensor& cos_any, const Tensor& sin_any, int64_t position_dim,
+                                        double eps) {
   check(x_any, weight_any, cos_any, sin_any, position_dim);
   const Tensor x = with_adjacent_pairs(x_any), upstream = with_adjacent_pairs(upstream_any);
   const Tensor weight = weight_any.contiguous(), cos = cos_any.contiguous(), sin = sin_any.contiguous();
@@ -130,7 +133,8 @@ std::tuple<Tensor, Tensor> backward_meta(const Tensor&, const Tensor& x, const T
 
 TORCH_LIBRARY_FRAGMENT(perfsuite, m) {
   m.def(
-      "qk_norm_rope_cpp_forward(Tensor x, Tensor weight, Tensor cos, Tensor sin, int position_dim, float eps) -> Tensor",
+      "qk_norm_rope_cpp_forward(Tensor x, Tensor weight, Tensor cos, Tensor sin, int position_dim, float eps) "
+      "-> Tensor",
       {at::Tag::pt2_compliant_tag});
   m.def(
       "qk_norm_rope_cpp_backward(Tensor upstream, Tensor x, Tensor weight, Tensor cos, Tensor sin, int position_dim, "

@@ -13,7 +13,7 @@ using at::Tensor;
 namespace cpu = perfsuite::cpu;
 
 void check(const Tensor& x, const Tensor& cos, const Tensor& sin, int64_t position_dim) {
-  TORCH_CHECK_VALUE(position_dim >= 0 && position_dim < x.dim() - 1, "rope: x has no position dimension ", position_dim);
+  TORCH_CHECK_VALUE(position_dim >= 0 && position_dim < x.dim() - 1, "rope: no position dimension ", position_dim);
   TORCH_CHECK_VALUE(x.sym_size(-1) % 2 == 0, "rope: the last dimension of x must be even, got ", x.sym_size(-1));
   for (const Tensor* table : {&cos, &sin}) {
     TORCH_CHECK_VALUE(table->scalar_type() == perfsuite::acc_type(x) && table->dim() == 2 &&

@@ -1,4 +1,4 @@
-// Walks rows that lie anywhere in several tensors, in runs of rows at equal distances: a kernel is called once for a run.
+// Walks rows that lie anywhere in several tensors, in runs of rows at equal distances: a kernel is called once a run.
 #pragma once
 
 #include <algorithm>
