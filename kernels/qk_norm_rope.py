@@ -222,56 +222,52 @@ def _eager(
 # -- cpp and triton: one autograd function ----------------------------------------------------------------------------
 
 
-class _QkNormRope(torch.autograd.Function):
+class _NormRope(torch.autograd.Function):
+    """Of q or k alone: torch.compile refuses a function that is handed one tensor twice, here a weight of both."""
+
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float,
-        implementation: str,
-    ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        ctx.save_for_backward(q, k, q_weight, k_weight, cos, sin)
+        ctx: Any, x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, implementation: str
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, cos, sin)
         ctx.eps, ctx.implementation = eps, implementation
-        return _forward(q, k, q_weight, k_weight, cos, sin, eps, implementation)
+        return _forward(x, weight, cos, sin, eps, implementation)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, q_upstream: Tensor, k_upstream: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, q_weight, k_weight, cos, sin = ctx.saved_tensors
-        options = (cos, sin, ctx.eps, ctx.implementation)
-        grad_q, grad_q_weight = _backward_one(q_upstream, q, q_weight, *options)
-        grad_k, grad_k_weight = _backward_one(k_upstream, k, k_weight, *options)
-        return grad_q, grad_k, grad_q_weight, grad_k_weight, None, None, None, None
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, cos, sin = ctx.saved_tensors
+        ops, order = torch.ops.perfsuite, in_memory_order(x)
+        run = ops.qk_norm_rope_cpp_backward if ctx.implementation == "cpp" else ops.qk_norm_rope_triton_backward
+        if order is None:
+            gradient, weight_gradient = run(upstream, x, weight, cos, sin, x.dim() - 2, ctx.eps)
+        else:
+            # The kernel's results are contiguous: it is given the dimensions as x has them in memory.
+            position, upstream, x = order.index(x.dim() - 2), upstream.permute(order), x.permute(order)
+            gradient, weight_gradient = run(upstream, x, weight, cos, sin, position, ctx.eps)
+            gradient = gradient.permute([order.index(d) for d in range(len(order))])
+        return gradient, weight_gradient, None, None, None, None
 
 
-def _forward(
-    q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float, implementation: str
-) -> tuple[Tensor, Tensor]:
+def _forward(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, implementation: str) -> Tensor:
     ops = torch.ops.perfsuite
     run = ops.qk_norm_rope_cpp_forward if implementation == "cpp" else ops.qk_norm_rope_triton_forward
-    return run(q, q_weight, cos, sin, q.dim() - 2, eps), run(k, k_weight, cos, sin, k.dim() - 2, eps)
-
-
-def _backward_one(
-    upstream: Tensor, x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, eps: float, implementation: str
-) -> tuple[Tensor, Tensor]:
-    ops = torch.ops.perfsuite
-    run = ops.qk_norm_rope_cpp_backward if implementation == "cpp" else ops.qk_norm_rope_triton_backward
-    order = in_memory_order(x)
-    if order is None:
-        return run(upstream, x, weight, cos, sin, x.dim() - 2, eps)
-    # The kernel's results are contiguous: it is given the dimensions as x has them in memory.
-    position = order.index(x.dim() - 2)
-    gradient, weight_gradient = run(upstream.permute(order), x.permute(order), weight, cos, sin, position, eps)
-    return gradient.permute([order.index(d) for d in range(len(order))]), weight_gradient
+    return run(x, weight, cos, sin, x.dim() - 2, eps)
 
 
 def _run(
     q: Tensor, k: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor, eps: float, implementation: str
 ) -> tuple[Tensor, Tensor]:
-    """With autograd where a gradient is wanted."""
-    q_weight, k_weight, cos, sin = (tensor.to(compute_dtype(q)) for tensor in (q_weight, k_weight, cos, sin))
-    wanted = q.requires_grad or k.requires_grad or q_weight.requires_grad or k_weight.requires_grad
-    run = _QkNormRope.apply if wanted and torch.is_grad_enabled() else _forward
-    return run(q, k, q_weight, k_weight, cos, sin, eps, implementation)
+    dtype = compute_dtype(q)
+    options = (cos.to(dtype), sin.to(dtype), eps, implementation)
+
+    def one(x: Tensor, weight: Tensor) -> Tensor:
+        weight = weight.to(dtype)
+        if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+            return _NormRope.apply(x, weight, *options)
+        return _forward(x, weight, *options)
+
+    return one(q, q_weight), one(k, k_weight)
 
 
 def _cpp(

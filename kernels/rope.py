@@ -9,6 +9,7 @@ The backward keeps the tables only, and writes into memory of its own: the gradi
 others as well (y + z hands the same tensor to both).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -270,8 +271,13 @@ def larger_product(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def in_memory_order(x: Tensor) -> list[int] | None:
     """The dimensions from the slowest to the fastest, the last one last; None: they are in this order."""
-    strides = x.stride()
-    order = [*sorted(range(x.dim() - 1), key=lambda d: -strides[d]), x.dim() - 1]
+    strides, order = x.stride(), []
+    for d in range(x.dim() - 1):  # sorted() by hand: torch.compile has no sorted() by strides that it does not know
+        place = d
+        while place > 0 and strides[order[place - 1]] < strides[d]:
+            place -= 1
+        order.insert(place, d)
+    order.append(x.dim() - 1)
     return None if order == list(range(x.dim())) else order
 
 
@@ -318,20 +324,20 @@ def _tables(x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
     return cos.to(dtype), sin.to(dtype)
 
 
-def _cpp(x: Tensor, cos: Tensor, sin: Tensor, *, position_dim: int, inplace: bool) -> Tensor:
-    cos, sin = _tables(x, cos, sin)
-    if inplace:
-        torch.ops.perfsuite.rope_cpp_(x, cos, sin, position_dim + x.dim(), False)
-        return x
-    return _run(x, cos, sin, position_dim + x.dim(), False, "cpp")
+def _implementation(name: str, in_place: str) -> Callable[..., Tensor]:
+    """name: of the implementation; in_place: of its operator that changes x."""
 
-
-def _triton(x: Tensor, cos: Tensor, sin: Tensor, *, position_dim: int, inplace: bool) -> Tensor:
-    cos, sin = _tables(x, cos, sin)
-    if inplace:
-        torch.ops.perfsuite.rope_triton_(x, cos, sin, position_dim + x.dim(), False)
+    def run(x: Tensor, cos: Tensor, sin: Tensor, *, position_dim: int, inplace: bool) -> Tensor:
+        dtype, position_dim = compute_dtype(x), position_dim + x.dim()
+        cos, sin = cos.to(dtype), sin.to(dtype)
+        if not inplace:
+            return _run(x, cos, sin, position_dim, False, name)
+        getattr(torch.ops.perfsuite, in_place)(x, cos, sin, position_dim, False)
+        if not torch.compiler.is_compiling() and not x.is_inference():
+            torch.autograd.graph.increment_version(x)  # whoever has saved x for a backward shall know
         return x
-    return _run(x, cos, sin, position_dim + x.dim(), False, "triton")
+
+    return run
 
 
 # -- triton -----------------------------------------------------------------------------------------------------------
@@ -466,7 +472,7 @@ OP = Op(
     implementations=[
         native.eager(reference),
         native.compiled(reference),
-        native.cpp(_cpp),
-        native.in_triton(_triton),
+        native.cpp(_implementation("cpp", "rope_cpp_")),
+        native.in_triton(_implementation("triton", "rope_triton_")),
     ],
 )
