@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 MODULES: dict[str, str] = {
     "cross_entropy": "perfsuite.kernels.cross_entropy",
     "linear": "perfsuite.kernels.linear",
+    "qk_norm_rope": "perfsuite.kernels.qk_norm_rope",
+    "rope": "perfsuite.kernels.rope",
 }
 """Ops by name and the module that declares each; imported on first use."""
 
