@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 MODULES: dict[str, str] = {
     "cross_entropy": "perfsuite.kernels.cross_entropy",
+    "softmax": "perfsuite.kernels.softmax",
     "swiglu": "perfsuite.kernels.swiglu",
 }
 """Ops by name and the module that declares each; imported on first use."""
