@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 MODULES: dict[str, str] = {
     "cross_entropy": "perfsuite.kernels.cross_entropy",
+    "focal_loss": "perfsuite.kernels.focal_loss",
     "softmax": "perfsuite.kernels.softmax",
     "swiglu": "perfsuite.kernels.swiglu",
 }
