@@ -217,7 +217,7 @@ def _run(implementation: str) -> Any:
 
 # -- triton -----------------------------------------------------------------------------------------------------------
 
-# A row of at most so many bytes, as it is computed, stays in registers; a longer one is read twice.
+# What is read of a row, at most so many bytes as it is computed, stays in registers; a longer row is read twice.
 ONE_BLOCK_BYTES = 4 * 32768
 LOOP_BLOCK = 8192
 # Elements of the short rows that one program takes together.
@@ -290,10 +290,11 @@ if triton is not None:
                 p = tl.load(y + start + here, mask=mask, other=0.0).to(ACC)
                 tl.store(grad_x + start + here, (p * (g - dot)).to(grad_x.dtype.element_ty), mask=mask)
 
-    def launch_options(width: int, dtype: torch.dtype) -> dict[str, Any]:
-        """Accumulator, block, rows to a program and warps: 16 elements to a thread, 32 of the longest rows."""
+    def launch_options(width: int, dtype: torch.dtype, tensors: int) -> dict[str, Any]:
+        """Accumulator, block, rows to a program and warps, where so many tensors are read: 16 elements to a thread, 32
+        of the longest rows."""
         wide = dtype == torch.float64
-        one_block = width * (8 if wide else 4) <= ONE_BLOCK_BYTES
+        one_block = tensors * width * (8 if wide else 4) <= ONE_BLOCK_BYTES
         block = max(16, triton.next_power_of_2(width)) if one_block else LOOP_BLOCK
         rows = max(1, TILE // block) if one_block else 1
         return {
@@ -307,7 +308,7 @@ if triton is not None:
             width = x.shape[-1]
             flat = x.reshape(x.numel() // width, width)
             flat = flat if flat.stride(1) == 1 else flat.contiguous()
-            options = launch_options(width, x.dtype)
+            options = launch_options(width, x.dtype, 1)
             lowest = torch.finfo(torch.float64 if x.dtype == torch.float64 else torch.float32).min
             rows = flat.shape[0]
             forward_kernel[(triton.cdiv(rows, options["ROWS"]),)](
@@ -320,7 +321,7 @@ if triton is not None:
         if y.numel():
             width = y.shape[-1]
             rows = y.numel() // width
-            options = launch_options(width, y.dtype)
+            options = launch_options(width, y.dtype, 2)
             backward_kernel[(triton.cdiv(rows, options["ROWS"]),)](
                 upstream.contiguous(), y.contiguous(), grad_x, rows, width, **options
             )  # fmt: skip

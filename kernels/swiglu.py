@@ -321,9 +321,11 @@ if triton is not None:
             p, q = _sigmoids(x)
             slope = p * (1 + x * q)
         else:
+            twice: tl.constexpr = 1.5957691216057307118  # 2 sqrt(2 / pi)
+            cube: tl.constexpr = twice * 0.044715
             square = x * x
-            p, q = _sigmoids(x * (1.5957691216057307118 + 0.07135481282553 * square))
-            slope = p * (1 + x * (1.5957691216057307118 + 0.21406443847659 * square) * q)
+            p, q = _sigmoids(x * (twice + cube * square))
+            slope = p * (1 + x * (twice + 3 * cube * square) * q)
         return x * p, slope
 
     @triton.jit
