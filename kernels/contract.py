@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 MODULES: dict[str, str] = {
     "cross_entropy": "perfsuite.kernels.cross_entropy",
     "focal_loss": "perfsuite.kernels.focal_loss",
+    "linear": "perfsuite.kernels.linear",
     "softmax": "perfsuite.kernels.softmax",
     "swiglu": "perfsuite.kernels.swiglu",
 }
@@ -185,19 +186,27 @@ def parse_use(items: Iterable[str]) -> dict[str, str]:
     return use
 
 
-def select(use: Mapping[str, str], device: str = "cpu") -> dict[str, str]:
-    """Choose implementations for this process, by device type; ops that are not named go back to eager.
+NATIVE = "native"
 
-    Returns the choice for every op. ValueError, one line, for an unknown op or implementation and for one that is not
-    available on the device; then nothing has changed. Builds native code where a choice needs it.
+
+def select(use: Mapping[str, str], device: str = "cpu", ops: str = DEFAULT) -> dict[str, str]:
+    """Choose implementations for this process, by device type.
+
+    ops: how the ops that `use` does not name are done: "eager", or "native", the measured best for each shape
+    (perfsuite.kernels.tuning). Returns the choice for every op. ValueError, one line, for an unknown op or
+    implementation and for one that is not available on the device; then nothing has changed. Builds native code where a
+    choice needs it.
     """
-    chosen: dict[Op, Implementation] = {}
+    chosen: dict[Op, Implementation | None] = {}
     for name in [*MODULES, *(name for name in use if name not in MODULES)]:
         one = op(name)
-        wanted = use.get(name, DEFAULT)
+        wanted = use.get(name, ops)
         item = f"--use {name}={wanted}"
+        if wanted == NATIVE:
+            chosen[one] = None
+            continue
         if wanted not in one.implementations:
-            have = ", ".join(one.implementations)
+            have = ", ".join([*one.implementations, NATIVE])
             raise ValueError(
                 f"{item}: {name} has no implementation {wanted!r}{_perhaps(wanted, one.implementations)}; it has {have}"
             )
@@ -206,9 +215,17 @@ def select(use: Mapping[str, str], device: str = "cpu") -> dict[str, str]:
         if reason:
             raise ValueError(f"{item}: not available on {device}: {reason}")
         chosen[one] = implementation
+    native = [one for one, implementation in chosen.items() if implementation is None]
+    best = _chooser(native, device) if native else None
     for one, implementation in chosen.items():
-        one.chosen = implementation
-    return {one.name: implementation.name for one, implementation in chosen.items()}
+        one.chosen, one.best = implementation, best
+    return {one.name: implementation.name if implementation else NATIVE for one, implementation in chosen.items()}
+
+
+def _chooser(ops: Sequence[Op], device: str) -> Callable[..., Implementation]:
+    from perfsuite.kernels import tuning
+
+    return tuning.chooser(tuning.load()[0], device, ops)
 
 
 def _perhaps(word: str, words: Iterable[str]) -> str:

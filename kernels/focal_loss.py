@@ -44,8 +44,7 @@ def focal_loss(
     alpha: weight of the target class, 1 - alpha is that of the others; negative: no weights. gamma: at least 0.
     normalizer: a number, or a tensor of () on the logits' device, e.g. how many anchors have a class.
     Returns () in float32 (float64 for float64), also for half precision: sums of so many terms are out of its range.
-    Differentiable in logits; eager also twice. A kept graph gives the gradient again; on a GPU by division, so that it
-    is NaN after an upstream gradient of 0. Raises ValueError for arguments of other shapes, dtypes and values.
+    Differentiable in logits; eager also twice. Raises ValueError for arguments of other shapes, dtypes and values.
     """
     if logits.dim() < 1 or target.shape != logits.shape[:-1]:
         raise ValueError(
@@ -296,7 +295,7 @@ class _FocalLoss(torch.autograd.Function):
         ctx: Any, logits: Tensor, target: Tensor, normalizer: Tensor | None, alpha: float, gamma: float, name: str
     ) -> Tensor:
         ctx.ahead = logits.dtype != torch.float16 and not torch.compiler.is_compiling()
-        ctx.options, ctx.name, ctx.factor = (alpha, gamma), name, None
+        ctx.options, ctx.name = (alpha, gamma), name
         loss, gradient = _raw(name, "forward")(logits, target, normalizer, alpha, gamma, ctx.ahead)
         if ctx.ahead:
             ctx.save_for_backward(gradient)
@@ -305,22 +304,24 @@ class _FocalLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if not ctx.ahead:
-            gradient = _raw(ctx.name, "backward")(upstream, *ctx.saved_tensors, *ctx.options)
-        elif ctx.name == "cpp":
-            # Handed out as it is: a saved tensor's version counter catches whoever writes into it and comes back.
-            (gradient,) = ctx.saved_tensors
-            gradient = gradient if upstream.item() == 1.0 else gradient * upstream
+        native.refuse_second_derivative("focal_loss", ctx.name)
+        if ctx.ahead:
+            gradient = _times_upstream(*ctx.saved_tensors, upstream)
         else:
-            (gradient,) = ctx.saved_tensors
-            if ctx.factor is not None:  # the graph was kept, and the gradient has been multiplied before
-                gradient = gradient * (upstream / ctx.factor)
-            else:
-                ctx.factor = upstream
-                _multiply(gradient, upstream)
+            gradient = _raw(ctx.name, "backward")(upstream, *ctx.saved_tensors, *ctx.options)
         return gradient, None, None, None, None, None
+
+
+def _times_upstream(gradient: Tensor, upstream: Tensor) -> Tensor:
+    """The saved gradient times upstream: in place where the graph is not kept and nobody can ask for it again."""
+    if torch._C._autograd._get_current_graph_task_keep_graph():
+        return gradient * upstream
+    if gradient.is_cuda and triton is not None:
+        _multiply(gradient, upstream)
+    elif gradient.is_cuda or upstream.item() != 1.0:
+        gradient.mul_(upstream)
+    return gradient
 
 
 def _raw(implementation: str, direction: str) -> Any:

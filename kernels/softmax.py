@@ -195,8 +195,8 @@ class _Softmax(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        native.refuse_second_derivative("softmax", ctx.implementation)
         (y,) = ctx.saved_tensors
         return _raw(ctx.implementation, "backward")(upstream, y), None
 

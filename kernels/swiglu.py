@@ -254,10 +254,10 @@ class _SwiGLU(torch.autograd.Function):
         return _raw(implementation, "forward")(gate, up, activation)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         gate, up = ctx.saved_tensors
         activation, implementation = ctx.options
+        native.refuse_second_derivative("swiglu", implementation)
         of_gate, of_up = _raw(implementation, "backward")(upstream, gate, up, activation)
         return of_gate, None if up is None else of_up, None, None
 

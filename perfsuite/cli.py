@@ -1,4 +1,5 @@
-"""The command line. Verbs in the order of a working day: run, report, runs, machine, workloads, rcp, doctor.
+"""The command line. Verbs in the order of a working day: run, report, runs, ops, machine, workloads, rcp,
+doctor.
 
 Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input with one line that says what to mend.
 With --json one JSON document goes to standard output and everything else to standard error.
@@ -12,6 +13,7 @@ from typing import Any
 import click
 
 import perfsuite
+from perfsuite import cli_ops
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
@@ -49,6 +51,9 @@ def cli() -> None:
     """Time-to-train with every second, byte and joule of it accounted for."""
 
 
+cli.add_command(cli_ops.ops)
+
+
 def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
     from perfsuite.kernels import contract
 
@@ -62,6 +67,9 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="First seed, the others follow it; drawn by default.")
 @click.option("--device", help="cpu or cuda; cuda where there is one by default.")
 @click.option("--use", multiple=True, callback=_use, metavar="OP=IMPL", help="How an op is done; repeatable.")
+@click.option("--ops", type=click.Choice(["eager", "native", "compile"]), default="eager", show_default=True,
+              help="How ops are done that --use does not name: plain torch, the measured best of our kernels for each "
+              "shape, or plain torch with the model compiled by torch.compile.")
 @click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True)
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
@@ -71,7 +79,7 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @OUT
 @JSON
 def run(workload: str, scale: str, runs: int | None, seed: int | None, device: str | None, use: dict[str, str],
-        division: str, data: Path | None, target: float | None, no_ledger: bool, host_stacks: bool,
+        ops: str, division: str, data: Path | None, target: float | None, no_ledger: bool, host_stacks: bool,
         resume: str | None, out: Path, as_json: bool) -> int:
     """Train WORKLOAD (a name or a .py file) to its target, several times, and account for the time."""
     from perfsuite import record
@@ -84,6 +92,7 @@ def run(workload: str, scale: str, runs: int | None, seed: int | None, device: s
         else:
             request = harness.Request(
                 workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
+                ops=ops,
                 data_folder=data, out=out, ledger=not no_ledger, host_stacks=host_stacks, target=target,
                 command=("perfsuite", *sys.argv[1:]),
             )  # fmt: skip

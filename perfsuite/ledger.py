@@ -35,7 +35,7 @@ def account(
     out: dict[str, Any] = {
         "schema": SCHEMA,
         **{key: record.get(key) for key in ("id", "kind", "workload", "scale", "device", "command", "commit", "created",
-                                            "use", "division", "build", "machine", "target", "config",
+                                            "use", "ops", "division", "build", "machine", "target", "config",
                                             "perfsuite_version")},
         "score": score, "score_reason": score_reason,
     }  # fmt: skip

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA = 1
+SCHEMA = 2
 RECORD_FILE = "record.json"
 
 
@@ -49,7 +49,7 @@ class Record:
     division: str
     """"open" or "closed", as MLPerf uses the words."""
     use: dict[str, str]
-    """Implementation chosen for each op."""
+    """Implementation chosen for single ops."""
     config: dict[str, Any]
     target: dict[str, Any] | None
     schedule: dict[str, Any] | None
@@ -64,6 +64,8 @@ class Record:
     """fingerprint, ceilings and, where there are none, ceilings_reason."""
     build: dict[str, Any] = field(default_factory=dict)
     """Seconds that compiling native code took before the passes, 0 where it was built already."""
+    ops: str = "eager"
+    """How the other ops are done: "eager", "native" (the measured best of ours) or "compile" (torch.compile)."""
     passes: list[dict[str, Any]] = field(default_factory=list)
     schema: int = SCHEMA
 
@@ -137,11 +139,22 @@ def load(folder: Path) -> Record:
     if document["schema"] > SCHEMA:
         newer = document["schema"]
         raise RecordError(f"{path} has schema {newer}, this version reads up to {SCHEMA}: upgrade perfsuite")
+    for schema in range(document["schema"], SCHEMA):
+        document = _MIGRATIONS[schema](document)
     names = {f.name for f in dataclasses.fields(Record)}
     missing = names - document.keys()
     if missing:
         raise RecordError(f"{path} is damaged: it lacks {', '.join(sorted(missing))}; restore it or run again")
     return Record(**{name: document[name] for name in names})
+
+
+def _to_2(document: dict[str, Any]) -> dict[str, Any]:
+    """Before --ops there was eager alone, but for what --use named."""
+    return document | {"ops": "eager", "schema": 2}
+
+
+_MIGRATIONS = {1: _to_2}
+"""By schema number: what makes a record of the next one of it."""
 
 
 def save_arrays(folder: Path, result: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:

@@ -30,6 +30,14 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     assert dataclasses.replace(loaded, passes=[]) == dataclasses.replace(made, passes=[])
 
 
+def test_a_record_of_schema_1_is_read(tmp_path: Path) -> None:
+    made = dataclasses.asdict(make())
+    del made["ops"]
+    record.write_json(tmp_path / "record.json", made | {"schema": 1})
+    loaded = record.load(tmp_path)
+    assert (loaded.ops, loaded.schema) == ("eager", record.SCHEMA) and loaded.workload == "llama"
+
+
 def test_arrays_come_back(tmp_path: Path) -> None:
     result = {"kind": "clean", "index": 3}
     record.save_arrays(tmp_path, result, {"a": np.arange(5)})

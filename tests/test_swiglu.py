@@ -98,7 +98,7 @@ def _wrong(name):
 
     def changes_its_input(gate, up=None, **options):
         output = eager(gate, up, **options)
-        gate.detach().view(-1)[-1] += 1
+        gate.data[-1, -1] += 1
         return output
 
     class WritesIntoWhatIsKept(torch.autograd.Function):
@@ -164,8 +164,8 @@ def test_any_number_of_dimensions(cpp, shape, activation):
     gate, up = pair(*shape)
     expected = OP.implementations["eager"].run(gate, up, activation=activation)
     output = swiglu(gate, up, activation=activation)
-    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(gradients(output, gate, up), gradients(expected, gate, up), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(output, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gradients(output, gate, up), gradients(expected, gate, up), rtol=1e-5, atol=1e-5)
 
 
 def test_halves_of_one_tensor_are_read_where_they_lie(cpp):
@@ -275,9 +275,8 @@ def test_changing_what_the_graph_keeps_is_an_error(cpp):
 
 def test_a_second_derivative_is_refused_and_not_wrong(cpp):
     gate, up = pair(3, 4)
-    (first,) = torch.autograd.grad(swiglu(gate, up).sum(), gate, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(first.sum(), gate)
+    with pytest.raises(RuntimeError, match="swiglu=cpp has no second derivative"):
+        torch.autograd.grad(swiglu(gate, up).sum(), gate, create_graph=True)
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite import record
-from perfsuite.harness import own_cost, page_cache
+from perfsuite.harness import ops_choice, own_cost, page_cache
 from perfsuite.harness.train import Trained, train_to_target
 from perfsuite.mlperf.log import MLLog
 from perfsuite.watch import Watch
@@ -58,7 +58,6 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     """Train once and fill `result` with what a record keeps of a pass."""
     import torch
 
-    from perfsuite.kernels import contract as ops
     from perfsuite.workloads import registry
 
     torch.set_num_threads(request["threads"])
@@ -68,7 +67,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     if request.get("target") is not None:
         config = replace(config, target=replace(config.target, value=request["target"]))
     data_folder = Path(request["data_folder"])
-    ops.select(request["use"], request["device"])
+    ops_choice.select(request["ops"], request["use"], request["device"])
     recorders = kind == "ledger"
 
     def make_watch(job: Any) -> Watch:
@@ -77,7 +76,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     log_name = f"result_{request['index']}.txt" if kind == "clean" else f"{kind}_{request['index']}.txt"
     with MLLog(folder / log_name, source=request["workload"]) as log:
         trained = train_to_target(
-            workload.build,
+            ops_choice.building(request["ops"], workload.build),
             config,
             device=request["device"],
             seed=request["seed"],

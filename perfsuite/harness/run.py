@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 import perfsuite
 from perfsuite import conditions, machine, record, topology
+from perfsuite.harness import ops_choice
 from perfsuite.harness.one_pass import result_path
-from perfsuite.kernels import contract as ops
 from perfsuite.record import Record
 from perfsuite.workloads import registry
 
@@ -33,6 +33,7 @@ class Request:
     device: str | None = None
     division: str = "open"
     use: dict[str, str] = field(default_factory=dict)
+    ops: str = "eager"
     data_folder: Path | None = None
     out: Path = Path("runs")
     ledger: bool = True
@@ -85,7 +86,8 @@ def new_record(request: Request) -> Record:
         raise ValueError(f"workload {workload.NAME} has no scale {request.scale!r}; it has: {known}")
     config = workload.CONFIGS[request.scale]
     device = request.device or conditions.default_device()
-    ops.select(request.use, device)  # builds what it needs, and refuses what is not there before anything is recorded
+    # Builds what it needs, and refuses what is not there before anything is recorded.
+    ops_choice.select(request.ops, request.use, device)
     num_runs = request.num_runs or config.num_runs
     first_seed = secrets.randbelow(2**31 - num_runs) if request.seed is None else request.seed
     path = Path(request.workload) if request.workload.endswith(".py") else None
@@ -111,6 +113,7 @@ def new_record(request: Request) -> Record:
         device=device,
         division=request.division,
         use=request.use,
+        ops=request.ops,
         config=asdict(config),
         target=target,
         schedule=asdict(config.schedule),
@@ -198,6 +201,7 @@ def run_process(
         "device": made.device,
         "division": made.division,
         "use": made.use,
+        "ops": made.ops,
         "target": made.target["value"] if made.target else None,
         "data_folder": made.data_folder or str(registry.data_folder()),
         "threads": threads or len(topology.worker_cpus()),

@@ -13,7 +13,7 @@ _RATES = ("read", "write", "copy", "triad")
 
 def conditions(account: dict[str, Any]) -> Markup:
     """Facts of the record, the machine's fingerprint and its ceilings."""
-    use = ", ".join(f"{op}={impl}" for op, impl in account["use"].items()) or "each op's own default"
+    chosen = [f"{op}={impl}" for op, impl in account["use"].items()]
     facts = {
         "record": account["id"],
         "created": account["created"],
@@ -21,7 +21,7 @@ def conditions(account: dict[str, Any]) -> Markup:
         "commit": tag("code", account["commit"]) if account["commit"] else unknown("not made in a git checkout"),
         "device": account["device"],
         "division": account["division"],
-        "implementations": use,
+        "implementations": ", ".join([*chosen, f"{account.get('ops') or 'eager'} for every other op"]),
         **_flat(account["machine"]["fingerprint"]),
     }
     rows = [join([tag("dt", name.replace("_", " ")), tag("dd", value)]) for name, value in facts.items()]

@@ -1,0 +1,124 @@
+"""Timing a block of calls: on the CPU by the wall clock, on a GPU by events behind a sleeping kernel, and by a graph.
+
+On the CPU host and device are one: both times are the wall clock's. On a GPU the device time of a call is what lies
+between two events, recorded while a kernel still sleeps, so that no launch is waited for; the same calls replayed from
+one CUDA graph are the second timer. Source of both: nvbench's blocking kernel, and the rotated graphs of flashinfer's
+and quack's benchmarks.
+"""
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+
+Pair = Callable[[int], tuple[Callable[[], Any], ...]]
+
+
+class Sample(NamedTuple):
+    """Times of one call in ns; backward None where there is none."""
+
+    forward_ns: float
+    backward_ns: float | None
+    host_forward_ns: float
+    host_backward_ns: float | None
+
+
+def cpu_block(pair: Pair, calls: int, start: int) -> list[Sample]:
+    """`calls` calls in a row on copies start, start + 1, ... What a call returned is freed before the next, untimed."""
+    samples, now = [], time.perf_counter_ns
+    for index in range(start, start + calls):
+        steps = pair(index)
+        t0 = now()
+        result = steps[0]()
+        t1 = now()
+        if len(steps) == 1:
+            samples.append(Sample(t1 - t0, None, t1 - t0, None))
+        else:
+            del result
+            t2 = now()
+            gradients = steps[1]()
+            t3 = now()
+            del gradients
+            samples.append(Sample(t1 - t0, t3 - t2, t1 - t0, t3 - t2))
+    return samples
+
+
+def cuda_block(pair: Pair, calls: int, start: int) -> list[Sample]:
+    """The same on a GPU; waits once, at the end."""
+    events, host, now = [], [], time.perf_counter_ns
+    for index in range(start, start + calls):
+        steps = pair(index)
+        marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(steps) + 1)]
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        times = []
+        marks[0].record()
+        for step, mark in zip(steps, marks[1:], strict=True):
+            t0 = now()
+            step()
+            times.append(now() - t0)
+            mark.record()
+        events.append(marks)
+        host.append(times)
+    torch.cuda.synchronize()
+    samples = []
+    for marks, times in zip(events, host, strict=True):
+        spans = [1e6 * a.elapsed_time(b) for a, b in pairwise(marks)]
+        samples.append(Sample(spans[0], spans[1] if len(spans) > 1 else None,
+                              times[0], times[1] if len(times) > 1 else None))  # fmt: skip
+    return samples
+
+
+# About 0.5 ms at 2 GHz: longer than the host needs to launch a forward and a backward.
+_SLEEP_CYCLES = 1_000_000
+
+
+def cuda_empty_ns(repeats: int = 50) -> float:
+    """What two events with nothing between them are apart: the median, to be subtracted."""
+    marks = []
+    for _ in range(repeats):
+        torch.cuda._sleep(_SLEEP_CYCLES // 10)
+        pair = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        pair[0].record()
+        pair[1].record()
+        marks.append(pair)
+    torch.cuda.synchronize()
+    return 1e6 * sorted(a.elapsed_time(b) for a, b in marks)[repeats // 2]
+
+
+def cuda_graph_ns(pair: Pair, copies: int, replays: int = 10) -> tuple[float | None, str | None]:
+    """Device time of one call, forward and backward together, replayed from a graph over all copies: (ns, None), or
+    (None, why there is none)."""
+    try:
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            _run_all(pair, copies)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            _run_all(pair, copies)
+        graph.replay()
+        a, b = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        a.record()
+        for _ in range(replays):
+            graph.replay()
+        b.record()
+        torch.cuda.synchronize()
+        return 1e6 * a.elapsed_time(b) / (replays * copies), None
+    except Exception as error:  # not everybody's kernels can be captured
+        torch.cuda.synchronize()
+        return None, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+
+
+def _run_all(pair: Pair, copies: int) -> None:
+    for index in range(copies):
+        for step in pair(index):
+            step()
+
+
+def agree(first_ns: float, second_ns: float) -> bool:
+    """Whether two timers agree: within 5 % or 2 us, whichever is more."""
+    return abs(first_ns - second_ns) <= max(0.05 * first_ns, 2000.0)
