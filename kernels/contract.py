@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 
 MODULES: dict[str, str] = {
     "cross_entropy": "perfsuite.kernels.cross_entropy",
+    "focal_loss": "perfsuite.kernels.focal_loss",
     "linear": "perfsuite.kernels.linear",
     "qk_norm_rope": "perfsuite.kernels.qk_norm_rope",
     "rope": "perfsuite.kernels.rope",
+    "softmax": "perfsuite.kernels.softmax",
+    "swiglu": "perfsuite.kernels.swiglu",
 }
 """Ops by name and the module that declares each; imported on first use."""
 

@@ -35,6 +35,18 @@ def raw_op(schema: str, launcher: Callable[..., Any], fake: Callable[..., Any]) 
     return getattr(torch.ops.perfsuite, name).default
 
 
+def refuse_second_derivative(op: str, implementation: str) -> None:
+    """To be called in the backward: RuntimeError where its own gradient is wanted, which it does not give.
+
+    torch.autograd.function.once_differentiable raises only where somebody differentiates the result: a gradient penalty
+    that is added to the loss would silently have no gradient.
+    """
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise RuntimeError(
+            f"{op}={implementation} has no second derivative; choose --use {op}=eager for create_graph=True"
+        )
+
+
 def eager(run: Callable[..., Any]) -> Implementation:
     """What torch's own functions make of the op, as a user would write it."""
     return Implementation("eager", run, lambda device: None)
