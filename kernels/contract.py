@@ -11,7 +11,11 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-MODULES: dict[str, str] = {"cross_entropy": "perfsuite.kernels.cross_entropy"}
+MODULES: dict[str, str] = {
+    "cross_entropy": "perfsuite.kernels.cross_entropy",
+    "layer_norm": "perfsuite.kernels.layer_norm",
+    "rms_norm": "perfsuite.kernels.rms_norm",
+}
 """Ops by name and the module that declares each; imported on first use."""
 
 DEFAULT = "eager"

@@ -1,0 +1,3 @@
+def forward(*a):
+    raise NotImplementedError
+backward = forward
