@@ -143,7 +143,8 @@ def inputs(case: Case, device: str, generator: torch.Generator, centered: bool) 
 def scales(
     tensors: dict[str, Any], options: dict[str, Any], upstream: tuple[Tensor, ...], centered: bool
 ) -> dict[str, Tensor]:
-    """What cancels: residual against x in h; h against the mean; the three terms of the gradient of h; and in sums over
+    """What cancels: residual against x in h; h against the mean, whose own sum cancels down from about the root of the
+    sum of squares; the three terms of the gradient of h; and in sums over
     rows the largest summand, or the sum where it is larger.
 
     An error of the normalised value is passed on to the means of the gradient, where it counts with the magnitudes of
@@ -156,7 +157,8 @@ def scales(
     of_h = alone.abs() if residual is None else torch.maximum(alone.abs(), residual.abs())
     mean = h.mean(-1, keepdim=True) if centered else h.new_zeros(())
     rstd = ((h - mean).square().mean(-1, keepdim=True) + options["eps"]).rsqrt()
-    n, of_n = (h - mean) * rstd, torch.maximum(of_h, mean.abs()) * rstd
+    of_mean = torch.maximum(mean.abs(), h.square().sum(-1, keepdim=True).sqrt() / h.shape[-1]) if centered else mean
+    n, of_n = (h - mean) * rstd, torch.maximum(of_h, of_mean) * rstd
     w = x.new_ones(()) if weight is None else weight.abs()
     g = upstream[0]
     gw = g.abs() * w

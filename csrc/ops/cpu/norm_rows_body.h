@@ -1,18 +1,14 @@
 // The loops of RMSNorm and LayerNorm. No include guard: norm_rows.cpp includes it once per instruction set, through
 // each_isa.h, with Vec<T> and PERFSUITE_TARGET set.
 
-// n elements of p from j on, fewer than a vector where the row ends.
-template <class H, class T>
+// A whole vector, or the count < width elements with which a row ends.
+template <bool kWhole, class H, class T>
 PERFSUITE_TARGET PERFSUITE_INLINE typename Vec<H>::V load_some(const T* p, int64_t count) {
-  return count == Vec<H>::width ? Vec<H>::load(p) : Vec<H>::load_first(p, count, 0);
+  return kWhole ? Vec<H>::load(p) : Vec<H>::load_first(p, count, 0);
 }
-template <class H, class T>
+template <bool kWhole, class H, class T>
 PERFSUITE_TARGET PERFSUITE_INLINE void store_some(T* p, typename Vec<H>::V x, int64_t count) {
-  if (count == Vec<H>::width) {
-    Vec<H>::store(p, x);
-  } else {
-    Vec<H>::store_first(p, x, count);
-  }
+  kWhole ? Vec<H>::store(p, x) : Vec<H>::store_first(p, x, count);
 }
 
 // Elements to write before p is aligned to a vector.
@@ -22,17 +18,22 @@ PERFSUITE_TARGET PERFSUITE_INLINE int64_t before_alignment(const T* p, int64_t n
   return std::min(n, int64_t((bytes - reinterpret_cast<uintptr_t>(p) % bytes) % bytes / sizeof(T)));
 }
 
+template <bool kWhole, class X, class H>
+PERFSUITE_TARGET PERFSUITE_INLINE void add_some(const X* x, const H* residual, const acc_t<H>* factors, int64_t j,
+                                                int64_t count, H* h) {
+  typename Vec<H>::V v = load_some<kWhole, H>(x + j, count);
+  if (factors) v = Vec<H>::mul(v, load_some<kWhole, H>(factors + j, count));
+  if (residual) v = Vec<H>::add(load_some<kWhole, H>(residual + j, count), v);
+  store_some<kWhole, H>(h + j, v, count);
+}
+
 // A row of h = residual + factors x; residual and factors may be null.
 template <class X, class H>
 PERFSUITE_TARGET void add_row(const X* x, const H* residual, const acc_t<H>* factors, int64_t n, H* h) {
-  using W = Vec<H>;
-  for (int64_t j = 0; j < n; j += W::width) {
-    const int64_t count = std::min(n - j, W::width);
-    typename W::V v = load_some<H>(x + j, count);
-    if (factors) v = W::mul(v, load_some<H>(factors + j, count));
-    if (residual) v = W::add(load_some<H>(residual + j, count), v);
-    store_some<H>(h + j, v, count);
-  }
+  constexpr int64_t w = Vec<H>::width;
+  int64_t j = 0;
+  for (; j + w <= n; j += w) add_some<true>(x, residual, factors, j, w, h);
+  if (j < n) add_some<false>(x, residual, factors, j, n - j, h);
 }
 
 // Sum of (h - shift)^power, power 1 or 2.
@@ -55,11 +56,13 @@ PERFSUITE_TARGET double sum_row(const H* h, acc_t<H> shift, int64_t n) {
       a2 = kPower == 1 ? W::add(a2, d2) : W::multiply_add(d2, d2, a2);
       a3 = kPower == 1 ? W::add(a3, d3) : W::multiply_add(d3, d3, a3);
     }
-    for (; j < end; j += w) {
-      const int64_t count = std::min(end - j, w);
-      // What pads the end shall add 0.
-      const V d = count == w ? W::sub(W::load(h + j), s) : W::sub(W::load_first(h + j, count, shift), s);
+    for (; j + w <= end; j += w) {
+      const V d = W::sub(W::load(h + j), s);
       a0 = kPower == 1 ? W::add(a0, d) : W::multiply_add(d, d, a0);
+    }
+    if (j < end) {
+      const V d = W::sub(W::load_first(h + j, end - j, shift), s);  // what pads it adds 0
+      a1 = kPower == 1 ? W::add(a1, d) : W::multiply_add(d, d, a1);
     }
     total += W::sum(W::add(W::add(a0, a1), W::add(a2, a3)));
   }
@@ -159,46 +162,55 @@ PERFSUITE_TARGET void backward_sums(const BackwardRow<X, H>& row, int64_t n, dou
       if (kCentered) b0 = W::add(b0, g0);
       if (kCentered) b1 = W::add(b1, g1);
     }
-    for (; j < end; j += w) {
-      const int64_t count = std::min(end - j, w);
-      const V g = W::mul(load_some<H>(row.upstream + j, count), load_some<H>(row.weight + j, count));
-      const V h = load_some<H>(row.h + j, count);
+    for (; j + w <= end; j += w) {
+      const V g = W::mul(W::load(row.upstream + j), W::load(row.weight + j)), h = W::load(row.h + j);
       a0 = W::multiply_add(g, kCentered ? W::sub(h, m) : h, a0);
       if (kCentered) b0 = W::add(b0, g);
+    }
+    if (j < end) {
+      const V g = W::mul(W::load_first(row.upstream + j, end - j, 0), W::load_first(row.weight + j, end - j, 0));
+      const V h = W::load_first(row.h + j, end - j, 0);
+      a1 = W::multiply_add(g, kCentered ? W::sub(h, m) : h, a1);
+      if (kCentered) b1 = W::add(b1, g);
     }
     *with_h += W::sum(W::add(a0, a1));
     if (kCentered) *alone += W::sum(W::add(b0, b1));
   }
 }
 
-// Elements [from, to) of dh = u + rstd g w - n a - b and of what follows from it.
-template <bool kCentered, bool kStream, class X, class H>
-PERFSUITE_TARGET void backward_part(const BackwardRow<X, H>& row, acc_t<H> a, acc_t<H> b, int64_t from, int64_t to) {
+// dh = u + rstd g w - n a - b of a vector, and what follows from it.
+template <bool kCentered, bool kWhole, bool kStream, class X, class H>
+PERFSUITE_TARGET PERFSUITE_INLINE void backward_some(const BackwardRow<X, H>& row, typename Vec<H>::V mean,
+                                                     typename Vec<H>::V rstd, typename Vec<H>::V a,
+                                                     typename Vec<H>::V b, int64_t j, int64_t count) {
   using W = Vec<H>;
   using V = typename W::V;
-  constexpr int64_t w = W::width;
-  const V mean = W::set(row.mean), rstd = W::set(row.rstd), va = W::set(a), vb = W::set(b);
-  for (int64_t j = from; j < to; j += w) {
-    const int64_t count = std::min(to - j, w);
-    const V g = load_some<H>(row.upstream + j, count);
-    const V n = normalized<kCentered, H>(load_some<H>(row.h + j, count), mean, rstd);
-    V d = W::negative_multiply_add(n, va, W::mul(rstd, W::mul(g, load_some<H>(row.weight + j, count))));
-    if (kCentered) d = W::sub(d, vb);
-    if (row.upstream_h) d = W::add(d, load_some<H>(row.upstream_h + j, count));
-    if (row.grad_residual) store_some<H>(row.grad_residual + j, d, count);
-    if (row.factors) d = W::mul(d, load_some<H>(row.factors + j, count));
-    if (kStream && count == w) {
-      W::stream(row.grad_x + j, d);
-    } else {
-      store_some<H>(row.grad_x + j, d, count);
-    }
-    if (row.grad_weight) {
-      const V sum = W::multiply_add(g, n, load_some<H>(row.grad_weight + j, count));
-      store_some<H>(row.grad_weight + j, sum, count);
-    }
-    if (kCentered && row.grad_bias)
-      store_some<H>(row.grad_bias + j, W::add(g, load_some<H>(row.grad_bias + j, count)), count);
+  const V g = load_some<kWhole, H>(row.upstream + j, count);
+  const V n = normalized<kCentered, H>(load_some<kWhole, H>(row.h + j, count), mean, rstd);
+  const V gw = W::mul(g, load_some<kWhole, H>(row.weight + j, count));
+  V d = W::negative_multiply_add(n, a, kCentered ? W::multiply_subtract(rstd, gw, b) : W::mul(rstd, gw));
+  if (row.upstream_h) d = W::add(d, load_some<kWhole, H>(row.upstream_h + j, count));
+  if (row.grad_residual) store_some<kWhole, H>(row.grad_residual + j, d, count);
+  if (row.factors) d = W::mul(d, load_some<kWhole, H>(row.factors + j, count));
+  kStream ? W::stream(row.grad_x + j, d) : store_some<kWhole, H>(row.grad_x + j, d, count);
+  if (row.grad_weight) {
+    const V sum = W::multiply_add(g, n, load_some<kWhole, H>(row.grad_weight + j, count));
+    store_some<kWhole, H>(row.grad_weight + j, sum, count);
   }
+  if (kCentered && row.grad_bias)
+    store_some<kWhole, H>(row.grad_bias + j, W::add(g, load_some<kWhole, H>(row.grad_bias + j, count)), count);
+}
+
+// Elements [from, to); past the caches: grad_x + from is aligned.
+template <bool kCentered, bool kStream, class X, class H>
+PERFSUITE_TARGET void backward_part(const BackwardRow<X, H>& pointers, acc_t<H> a, acc_t<H> b, int64_t from, int64_t to) {
+  using W = Vec<H>;
+  const BackwardRow<X, H> row = pointers;  // a copy that stores through its pointers cannot change
+  const typename W::V mean = W::set(row.mean), rstd = W::set(row.rstd), va = W::set(a), vb = W::set(b);
+  int64_t j = from;
+  for (; j + W::width <= to; j += W::width)
+    backward_some<kCentered, true, kStream>(row, mean, rstd, va, vb, j, W::width);
+  if (j < to) backward_some<kCentered, false, false>(row, mean, rstd, va, vb, j, to - j);
 }
 
 // total += part; part = 0
