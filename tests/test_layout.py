@@ -22,14 +22,15 @@ LAYERS = (
     {"perfsuite.stats", "perfsuite.record", "perfsuite.machine", "perfsuite.topology", "perfsuite.memory_levels",
      "perfsuite.ceilings", "perfsuite.ceiling_tasks", "perfsuite.torch_rates", "perfsuite.conditions",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
-     "perfsuite.torch_extension", "perfsuite.signature", "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
+     "perfsuite.build_cache", "perfsuite.torch_extension", "perfsuite.cuda_extension", "perfsuite.signature",
+     "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
      "perfsuite.workloads.contract", "perfsuite.workloads.registry"},
     {"perfsuite.kernels"},
-    {"perfsuite.instruments", "perfsuite.workloads"},
+    {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
     {"perfsuite.watch", "perfsuite.account_phases", "perfsuite.account_ops", "perfsuite.account_checks",
      "perfsuite.account_blocks", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report"},
-    {"perfsuite.doctor", "perfsuite.cli"},
+    {"perfsuite.doctor", "perfsuite.cli", "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).
