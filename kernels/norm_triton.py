@@ -296,7 +296,7 @@ def _stages(elements: int, loaded: list[Tensor | None]) -> int:
     return 2 if tile_bytes <= limit - 8192 else 1
 
 
-def _rows(x: Tensor) -> tuple[Tensor, int]:
+def rows_of(x: Tensor) -> tuple[Tensor, int]:
     """(rows, width) with adjacent columns, a view where that can be, and its row stride."""
     rows = x.reshape(-1, x.shape[-1])
     if rows.stride(1) != 1 and rows.shape[1] > 1:
@@ -322,8 +322,8 @@ def forward(
     rows, width = rstd.numel(), x.shape[-1]
     if not rows:
         return
-    x, x_stride = _rows(x)
-    residual, residual_stride = (None, 0) if residual is None else _rows(residual)
+    x, x_stride = rows_of(x)
+    residual, residual_stride = (None, 0) if residual is None else rows_of(residual)
     arguments = (
         x, x_stride, residual, residual_stride, weight, bias, seed, offset, y, h if h.numel() else None,
         mean if centered else None, rstd, rows, width,
@@ -363,7 +363,7 @@ def backward(
         make(programs, width, dtype=rstd.dtype, device=rstd.device) if wanted else None
         for wanted in (want_weight, want_bias)
     ]
-    h, h_stride = _rows(h)
+    h, h_stride = rows_of(h)
     arguments = (
         upstream.contiguous(), None if upstream_h is None else upstream_h.contiguous(), h, h_stride, weight,
         mean if centered else None, rstd, seed, offset, grad_x, grad_residual if separate_residual else None, *sums,
