@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 MODULES: dict[str, str] = {
     "cross_entropy": "perfsuite.kernels.cross_entropy",
     "focal_loss": "perfsuite.kernels.focal_loss",
+    "layer_norm": "perfsuite.kernels.layer_norm",
     "linear": "perfsuite.kernels.linear",
     "qk_norm_rope": "perfsuite.kernels.qk_norm_rope",
+    "rms_norm": "perfsuite.kernels.rms_norm",
     "rope": "perfsuite.kernels.rope",
     "softmax": "perfsuite.kernels.softmax",
     "swiglu": "perfsuite.kernels.swiglu",

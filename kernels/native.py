@@ -22,15 +22,17 @@ except ImportError:  # Triton has no wheels for some platforms
 _LIBRARY = torch.library.Library("perfsuite", "FRAGMENT")
 
 
-def raw_op(schema: str, launcher: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def raw_op(schema: str, launcher: Callable[..., Any] | None, fake: Callable[..., Any]) -> Any:
     """Register `launcher` as the operator perfsuite::<schema>, without autograd; returns it, to be called.
 
+    launcher: None where C++ has the operator's kernels and only the rest is to be registered.
     schema: as torch writes it, e.g. "rms_norm_triton(Tensor x, Tensor weight, float eps) -> (Tensor, Tensor)".
     fake: takes the same arguments and returns empty tensors of the results' shapes, dtypes and strides.
     """
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=[torch.Tag.pt2_compliant_tag])
-    _LIBRARY.impl(name, launcher, "CompositeExplicitAutograd")
+    if launcher is not None:
+        _LIBRARY.impl(name, launcher, "CompositeExplicitAutograd")
     torch.library.register_fake(f"perfsuite::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.perfsuite, name).default
 
