@@ -11,7 +11,12 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-MODULES: dict[str, str] = {"cross_entropy": "perfsuite.kernels.cross_entropy"}
+MODULES: dict[str, str] = {
+    "adamw": "perfsuite.kernels.adamw",
+    "cross_entropy": "perfsuite.kernels.cross_entropy",
+    "global_norm": "perfsuite.kernels.global_norm",
+    "lamb": "perfsuite.kernels.lamb",
+}
 """Ops by name and the module that declares each; imported on first use."""
 
 DEFAULT = "eager"

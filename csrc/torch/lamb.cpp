@@ -42,7 +42,7 @@ void lamb_cpu(TensorList params, TensorList grads, TensorList exp_avgs, TensorLi
     const cpu::TensorBlocks blocks = lists.blocks();
     std::vector<cpu::LambSums> sums(size_t(blocks.blocks()));
     perfsuite::for_blocks(blocks, [&](int64_t block, int64_t i, int64_t first, int64_t n) {
-      sums[size_t(block)] = cpu::lamb_moments(tensors[size_t(i)], constants[size_t(i)], first, n, isa);
+      sums[size_t(block)] = cpu::lamb_sums(tensors[size_t(i)], constants[size_t(i)], first, n, isa);
     });
     std::vector<Acc> rates;
     for (int64_t i = 0; i < blocks.tensors(); ++i) {

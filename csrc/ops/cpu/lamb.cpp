@@ -9,8 +9,8 @@ namespace {
 }  // namespace
 
 template <class T, class G>
-LambSums lamb_moments(const AdamTensor<T, G>& t, const LambConstants<acc_t<T>>& k, int64_t first, int64_t n, Isa isa) {
-  return PERFSUITE_DISPATCH(isa, moments<T, G>(t, k, first, n));
+LambSums lamb_sums(const AdamTensor<T, G>& t, const LambConstants<acc_t<T>>& k, int64_t first, int64_t n, Isa isa) {
+  return PERFSUITE_DISPATCH(isa, sums<T, G>(t, k, first, n));
 }
 
 template <class T, class G>
@@ -20,7 +20,7 @@ void lamb_apply(const AdamTensor<T, G>& t, const LambConstants<acc_t<T>>& k, acc
 }
 
 #define PERFSUITE_INSTANTIATE(T, G)                                                                                  \
-  template LambSums lamb_moments(const AdamTensor<T, G>&, const LambConstants<acc_t<T>>&, int64_t, int64_t, Isa);    \
+  template LambSums lamb_sums(const AdamTensor<T, G>&, const LambConstants<acc_t<T>>&, int64_t, int64_t, Isa);    \
   template void lamb_apply(const AdamTensor<T, G>&, const LambConstants<acc_t<T>>&, acc_t<T>, int64_t, int64_t, Isa);
 PERFSUITE_INSTANTIATE(float, float)
 PERFSUITE_INSTANTIATE(float, BFloat16)

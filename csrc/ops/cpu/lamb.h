@@ -3,7 +3,9 @@
 //   u = m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay p
 //   p = p - lr ratio u                       ratio = ||p|| / ||u|| of the tensor, 1 where one of the two norms is 0
 //
-// The ratio needs all of u first: two passes. The second computes u again from m, v and p, so u is never written.
+// The ratio needs all of u first: two passes. The second computes u again, so that it is never written. The first writes
+// m and v where they are what u is computed in, which saves the second from reading the gradient; rounded to half
+// precision they would give another u.
 #pragma once
 
 #include "adam.h"
@@ -23,10 +25,10 @@ struct LambSums {
 };
 
 // Both for elements [first, first + n); types as for adamw (adamw.h). Any split into the same blocks gives the same bits.
-// First pass: new moments.
+// First pass.
 template <class T, class G>
-LambSums lamb_moments(const AdamTensor<T, G>& t, const LambConstants<acc_t<T>>& k, int64_t first, int64_t n, Isa isa);
-// Second pass: p = p - rate u.
+LambSums lamb_sums(const AdamTensor<T, G>& t, const LambConstants<acc_t<T>>& k, int64_t first, int64_t n, Isa isa);
+// Second pass, rate = lr ratio.
 template <class T, class G>
 void lamb_apply(const AdamTensor<T, G>& t, const LambConstants<acc_t<T>>& k, acc_t<T> rate, int64_t first, int64_t n,
                 Isa isa);
