@@ -12,8 +12,11 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 MODULES: dict[str, str] = {
+    "adamw": "perfsuite.kernels.adamw",
     "cross_entropy": "perfsuite.kernels.cross_entropy",
     "focal_loss": "perfsuite.kernels.focal_loss",
+    "global_norm": "perfsuite.kernels.global_norm",
+    "lamb": "perfsuite.kernels.lamb",
     "layer_norm": "perfsuite.kernels.layer_norm",
     "linear": "perfsuite.kernels.linear",
     "qk_norm_rope": "perfsuite.kernels.qk_norm_rope",
