@@ -23,7 +23,7 @@ if triton is not None:
             tl.store(values + here, (x * k).to(values.dtype.element_ty), mask=mask)
 
     def launch_multiply(values: Tensor, factor: Tensor) -> None:
-        """values: contiguous; factor: one number on the same device."""
+        """values: contiguous; factor: one number of the accumulation dtype on the same device."""
         if values.numel():
             multiply_kernel[(triton.cdiv(values.numel(), 4096),)](
                 values, factor, values.numel(), BLOCK=4096, num_warps=8
@@ -37,9 +37,15 @@ def times_upstream(gradient: Tensor, upstream: Tensor) -> Tensor:
     """
     traced = torch.compiler.is_compiling() or type(upstream) is not Tensor  # then there is no value to look at
     if traced or torch._C._autograd._get_current_graph_task_keep_graph():
-        return gradient * upstream
+        return times(gradient, upstream)
     if gradient.is_cuda and triton is not None:
         launch_multiply(gradient, upstream)
-    elif gradient.is_cuda or upstream.item() != 1:
-        gradient.mul_(upstream)
-    return gradient
+        return gradient
+    return gradient if not gradient.is_cuda and upstream.item() == 1 else times(gradient, upstream)
+
+
+def times(gradient: Tensor, factor: Tensor) -> Tensor:
+    """gradient * factor (), rounded once: torch would round the factor to a gradient in half precision first."""
+    if gradient.dtype in (torch.float32, torch.float64):
+        return gradient * factor
+    return (gradient.float() * factor).to(gradient.dtype)

@@ -71,7 +71,7 @@ def reference(
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(1)
     if z_loss:
         loss = loss + z_loss * x.logsumexp(1).square()
-    return _reduce(loss.where(counted, 0), counted, reduction).to(_loss_dtype(logits))
+    return _reduce(loss.where(counted, 0), counted, reduction).to(loss_dtype(logits))
 
 
 def _reduce(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
@@ -84,7 +84,7 @@ def _compute_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _loss_dtype(logits: Tensor) -> torch.dtype:
+def loss_dtype(logits: Tensor) -> torch.dtype:
     return _compute_dtype(logits) if torch.is_autocast_enabled(logits.device.type) else logits.dtype
 
 
@@ -162,13 +162,11 @@ def any_case() -> Any:
     """A hypothesis strategy of small cases."""
     from hypothesis import strategies as st
 
-    def build(rows: int, classes: int, dtype: str, ignored: float, layout: str | None, **options: Any) -> Case:
-        draw = {"ignored": ignored} | ({"layout": layout} if layout else {})
-        return _case(rows, classes, dtype, draw, **options)
+    def build(ignored: float, layout: str | None, **rest: Any) -> Case:
+        return _case(**rest, draw={"ignored": ignored} | ({"layout": layout} if layout else {}))
 
     return st.builds(
         build,
-        # The mean over few rows may be one over none: NaN, and nothing is compared. One row more often than none.
         rows=st.integers(0, 9), classes=st.integers(1, 90) | st.sampled_from([1023, 1024, 1041, 2600]),
         dtype=st.sampled_from(["float32", "bfloat16", "float16", "float64"]), ignored=st.sampled_from([0.0, 0.3]),
         layout=st.sampled_from([None, "transposed", "every second", "padded rows"]),
@@ -243,10 +241,10 @@ def scales(tensors: dict[str, Tensor], options: dict[str, Any], upstream: Tensor
 # -- eager ------------------------------------------------------------------------------------------------------------
 
 
-def _eager(
+def eager(
     logits: Tensor, target: Tensor, *, ignore_index: int, label_smoothing: float, z_loss: float, reduction: str
 ) -> Tensor:
-    logits = logits.to(_loss_dtype(logits))
+    logits = logits.to(loss_dtype(logits))
     loss = F.cross_entropy(
         logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction
     )
@@ -309,7 +307,7 @@ def _native(implementation: str) -> Callable[..., Tensor]:
             loss = CrossEntropyFunction.apply(implementation, logits, target, *options)
         else:
             loss = _operator(implementation, "forward")(logits, target, *options, False)[0]
-        return loss.to(_loss_dtype(logits))
+        return loss.to(loss_dtype(logits))
 
     return run
 
@@ -372,6 +370,12 @@ def _forward_fake(
 
 
 @cache
+def cpp_kernels() -> Any:
+    """The C++ operators as launchers, for perfsuite.kernels.linear_cross_entropy."""
+    return import_module("perfsuite.kernels.cross_entropy_cpp")
+
+
+@cache
 def triton_kernels() -> Any:
     """The launchers in Triton."""
     return import_module("perfsuite.kernels.cross_entropy_triton")
@@ -398,7 +402,7 @@ OP = Op(
     scales=scales,
     any_case=any_case,
     implementations=[
-        native.eager(_eager),
+        native.eager(eager),
         native.compiled(reference),
         native.cpp(_native("cpp")),
         native.in_triton(_native("triton")),

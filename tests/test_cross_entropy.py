@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfsuite.kernels import contract
-from perfsuite.kernels.check import check, check_drawn
+from perfsuite.kernels.check import check
 from perfsuite.kernels.contract import Implementation
 from perfsuite.kernels.cross_entropy import OP, cases, cross_entropy, reference
 
@@ -455,7 +455,7 @@ INTERPRETED = """
 import json, sys
 import torch
 from perfsuite.kernels import ahead, contract, cross_entropy as ce, cross_entropy_triton as kernels
-from perfsuite.kernels.check import check, check_drawn
+from perfsuite.kernels.check import check
 
 contract.select({"cross_entropy": "triton"})
 op, failures = ce.OP, {}
@@ -472,13 +472,13 @@ x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
 t = torch.tensor([1, -100, 4])
 for options in ({}, {"reduction": "none", "z_loss": 0.1}, {"reduction": "sum", "label_smoothing": 0.2}):
     torch.autograd.gradcheck(lambda x: ce.cross_entropy(x, t, **options), x)
-    eager = ce._eager(x, t, **{**op.defaults, **options}).sum()
+    eager = ce.eager(x, t, **{**op.defaults, **options}).sum()
     loss = torch.compile(lambda x: ce.cross_entropy(x, t, **options).sum(), fullgraph=True, backend="aot_eager")(x)
     torch.testing.assert_close(loss, eager)
     torch.testing.assert_close(torch.autograd.grad(loss, x), torch.autograd.grad(eager, x))
 
 loss = ce.cross_entropy(x, t)
-(expected,) = torch.autograd.grad(ce._eager(x, t, **op.defaults), x)
+(expected,) = torch.autograd.grad(ce.eager(x, t, **op.defaults), x)
 for upstream in (3.0, 1.0, 0.5):  # a kept graph
     (gradient,) = torch.autograd.grad(loss, x, torch.tensor(upstream, dtype=torch.float64), retain_graph=True)
     torch.testing.assert_close(gradient, upstream * expected)

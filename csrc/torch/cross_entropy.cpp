@@ -45,16 +45,16 @@ cpu::CrossEntropy<T> kernel_arguments(const Tensor& logits, const Tensor& target
 // What the gradient of a row is multiplied by besides its upstream gradient.
 double gradient_scale(int64_t reduction, int64_t counted) { return reduction == kMean ? 1.0 / double(counted) : 1.0; }
 
-// The loss of each row and its stats; the gradient times scale into `gradient`, if there is one.
+// The loss of each row and its stats; the gradient times scale into `gradient`, if there is one. stream: past the caches.
 std::tuple<Tensor, Tensor> each_row(const Tensor& logits, const Tensor& target, int64_t ignore_index,
-                                    double label_smoothing, double z_loss, Tensor* gradient, double scale) {
+                                    double label_smoothing, double z_loss, Tensor* gradient, double scale, bool stream) {
   const auto acc = logits.options().dtype(perfsuite::acc_type(logits));
   Tensor losses = at::empty({logits.size(0)}, acc), stats = at::empty({logits.size(0), 2}, acc);
   PERFSUITE_FOR_TYPE(logits, "cross_entropy", [&] {
     using Acc = cpu::acc_t<T>;
     const auto op = kernel_arguments<T>(logits, target, ignore_index, label_smoothing, z_loss);
     std::optional<cpu::Gradient<T>> out;
-    if (gradient) out = {perfsuite::mutable_data<T>(*gradient), Acc(scale), nullptr, 0, int64_t(gradient->nbytes()) > kStreamBytes};
+    if (gradient) out = {perfsuite::mutable_data<T>(*gradient), Acc(scale), nullptr, 0, stream};
     Acc* loss = perfsuite::mutable_data<Acc>(losses);
     auto* row_stats = reinterpret_cast<cpu::RowStats<T>*>(perfsuite::mutable_data<Acc>(stats));
     const auto isa = cpu::best_isa();
@@ -86,7 +86,8 @@ std::tuple<Tensor, Tensor, Tensor> forward_cpu(const Tensor& logits_any, const T
   Tensor gradient = with_gradient ? perfsuite::empty_reused(logits.sizes(), logits.scalar_type())
                                   : at::empty({0}, logits.options());
   auto [losses, stats] = each_row(logits, target, ignore_index, label_smoothing, z_loss,
-                                  with_gradient ? &gradient : nullptr, gradient_scale(reduction, counted));
+                                  with_gradient ? &gradient : nullptr, gradient_scale(reduction, counted),
+                                  int64_t(gradient.nbytes()) > kStreamBytes);
   return {reduced(losses, reduction, counted), stats, gradient};
 }
 
@@ -112,14 +113,14 @@ Tensor backward_cpu(const Tensor& upstream_any, const Tensor& logits_any, const 
   return gradient;
 }
 
-// Overwrites contiguous logits with their gradient times scale; returns the loss of each row.
-Tensor overwrite_cpu(Tensor& logits, const Tensor& target_any, const Tensor& scale, int64_t ignore_index,
+// Overwrites contiguous logits with their gradient (times scale); returns the loss of each row.
+Tensor overwrite_cpu(Tensor& logits, const Tensor& target_any, const std::optional<Tensor>& scale, int64_t ignore_index,
                      double label_smoothing, double z_loss) {
   TORCH_CHECK_VALUE(logits.is_contiguous(), "cross_entropy_cpp_overwrite: logits must be contiguous");
   const Tensor target = target_any.contiguous();
   check_targets(target, logits.size(1), ignore_index);
-  return std::get<0>(
-      each_row(logits, target, ignore_index, label_smoothing, z_loss, &logits, scale.item<double>()));
+  const double factor = scale ? scale->item<double>() : 1.0;
+  return std::get<0>(each_row(logits, target, ignore_index, label_smoothing, z_loss, &logits, factor, false));
 }
 
 std::tuple<Tensor, Tensor, Tensor> forward_meta(const Tensor& logits, const Tensor&, int64_t, double, double,
@@ -145,7 +146,7 @@ TORCH_LIBRARY_FRAGMENT(perfsuite, m) {
       "cross_entropy_cpp_backward(Tensor upstream, Tensor logits, Tensor target, Tensor stats, int ignore_index, "
       "float label_smoothing, float z_loss, int reduction) -> Tensor");
   m.def(
-      "cross_entropy_cpp_overwrite(Tensor(a!) logits, Tensor target, Tensor scale, int ignore_index, "
+      "cross_entropy_cpp_overwrite(Tensor(a!) logits, Tensor target, Tensor? scale, int ignore_index, "
       "float label_smoothing, float z_loss) -> Tensor");
 }
 TORCH_LIBRARY_IMPL(perfsuite, CPU, m) {
