@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perfsuite.kernels import contract
-from perfsuite.kernels.check import check
+from perfsuite.kernels.check import check, check_drawn
 from perfsuite.kernels.contract import Implementation
 from perfsuite.kernels.cross_entropy import OP, cases, cross_entropy, reference
 
@@ -54,6 +54,11 @@ def random_call(rows=6, classes=50, dtype=torch.float32, seed=0):
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_cpp_is_right(case, cpp):
     report = check(OP, OP.implementations["cpp"], case)
+    assert report.ok, report
+
+
+def test_cpp_is_right_at_drawn_cases(cpp):
+    report = check_drawn(OP, OP.implementations["cpp"])
     assert report.ok, report
 
 
@@ -202,12 +207,25 @@ def test_fullgraph_compile_gives_the_same(cpp, options):
 
 
 def test_fullgraph_compile_with_inductor_and_changing_rows(cpp):
+    """With rows to ignore: a compiled count of them was silently wrong in Liger (#1338)."""
     compiled = torch.compile(lambda x, t: 0.5 * cross_entropy(2 * x, t), fullgraph=True, dynamic=True)
     for rows in (6, 9):
         logits, target = random_call(rows)
+        target[1:4] = -100
         loss, expected = compiled(logits, target), 0.5 * F.cross_entropy(2 * logits, target)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(gradient_of(loss, logits), gradient_of(expected, logits))
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_a_loss_without_gradient_is_not_zero(cpp, reduction):
+    """Under no_grad, and where nothing requires a gradient (Liger #507)."""
+    logits, target = random_call()
+    target[1] = -100
+    expected = F.cross_entropy(logits, target, reduction=reduction).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(cross_entropy(logits, target, reduction=reduction), expected)
+    torch.testing.assert_close(cross_entropy(logits.detach(), target, reduction=reduction), expected)
 
 
 @pytest.mark.parametrize("keep_gradient", [True, False])
@@ -455,7 +473,7 @@ INTERPRETED = """
 import json, sys
 import torch
 from perfsuite.kernels import ahead, contract, cross_entropy as ce, cross_entropy_triton as kernels
-from perfsuite.kernels.check import check
+from perfsuite.kernels.check import check, check_drawn
 
 contract.select({"cross_entropy": "triton"})
 op, failures = ce.OP, {}
