@@ -544,9 +544,9 @@ def test_triton_in_the_interpreter(tmp_path):
     assert result["second"] == {"mean": "refused", "none": "refused"}
 
 
-@pytest.mark.parametrize("arch", [80, 90, 100])
+@pytest.mark.parametrize("arch", [90])
 @pytest.mark.parametrize("name", ["forward", "backward"])
-@pytest.mark.parametrize(("dtype", "classes"), [("fp32", 256), ("fp32", 32000), ("bf16", 32000), ("bf16", 128256)])
+@pytest.mark.parametrize(("dtype", "classes"), [("fp32", 32000), ("bf16", 32000), ("bf16", 128256)])
 def test_triton_compiles_without_spills_and_in_16_byte_pieces(name, dtype, classes, arch, tmp_path):
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
