@@ -19,6 +19,7 @@ MODULES: dict[str, str] = {
     "lamb": "perfsuite.kernels.lamb",
     "layer_norm": "perfsuite.kernels.layer_norm",
     "linear": "perfsuite.kernels.linear",
+    "linear_cross_entropy": "perfsuite.kernels.linear_cross_entropy",
     "qk_norm_rope": "perfsuite.kernels.qk_norm_rope",
     "rms_norm": "perfsuite.kernels.rms_norm",
     "rope": "perfsuite.kernels.rope",

@@ -8,6 +8,9 @@ Rows whose target is ignore_index have loss 0 and gradient 0 and do not count in
 Label smoothing: Szegedy et al. 2016 (arXiv 1512.00567); z-loss: Chowdhery et al. 2022 (arXiv 2204.02311), section 5.
 """
 
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -15,13 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perfsuite.kernels import native
+from perfsuite.kernels.ahead import times_upstream
 from perfsuite.kernels.contract import Case, Cost, Op
-
-try:
-    import triton
-    import triton.language as tl
-except ImportError:  # Triton has no wheels for some platforms
-    triton = None
 
 NONE, MEAN, SUM = 0, 1, 2
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
@@ -73,7 +71,7 @@ def reference(
         loss = (1 - label_smoothing) * loss - label_smoothing * log_p.mean(1)
     if z_loss:
         loss = loss + z_loss * x.logsumexp(1).square()
-    return _reduce(loss.where(counted, 0), counted, reduction).to(_loss_dtype(logits))
+    return _reduce(loss.where(counted, 0), counted, reduction).to(loss_dtype(logits))
 
 
 def _reduce(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
@@ -86,7 +84,7 @@ def _compute_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-def _loss_dtype(logits: Tensor) -> torch.dtype:
+def loss_dtype(logits: Tensor) -> torch.dtype:
     return _compute_dtype(logits) if torch.is_autocast_enabled(logits.device.type) else logits.dtype
 
 
@@ -109,28 +107,39 @@ def _case(rows: int, classes: int, dtype: str = "float32", draw: dict[str, Any] 
 
 
 def cases(scale: str) -> list[Case]:
-    """Of scale "tiny" (1024x256 is llama's, 64x10 resnet's), "gpu" (128256 classes are Llama 3.1's) or "code"."""
+    """Of scale "tiny", "cpu" (1024x256 is llama's, 100x10 resnet's), "gpu" (128256 classes are Llama 3.1's), "code"."""
+    if scale == "cpu":
+        return [
+            _case(512, 32000),
+            _case(1024, 256),
+            _case(100, 10),
+            _case(256, 50257, label_smoothing=0.1),
+            _case(4093, 1001, reduction="none"),
+        ]
     if scale == "gpu":
         return [
+            _case(8192, 128256, "bfloat16"),
+            _case(8192, 32000, "bfloat16"),
+            _case(8192, 131072, "bfloat16"),
+            _case(16384, 30522, "bfloat16"),
+            _case(512, 32000),
             _case(1024, 256),
             _case(256, 1000),
-            _case(512, 32000),
-            _case(8192, 32000, "bfloat16"),
-            _case(8192, 128256, "bfloat16"),
             _case(4093, 50257, "bfloat16", label_smoothing=0.1),
+            _case(65536, 128, "bfloat16", z_loss=1e-4),
         ]
     if scale == "code":
         widths = [(128256, "bfloat16"), (50257, "bfloat16"), (32000, "bfloat16"), (32000, "float32"), (256, "float32")]
-        return [_case(64, classes, dtype) for classes, dtype in widths]
+        return [*(_case(64, classes, dtype) for classes, dtype in widths), _case(64, 32000, "bfloat16", reduction="none")]
     if scale != "tiny":
-        raise ValueError(f"cross_entropy has cases for the scales tiny, gpu and code, not {scale!r}")
+        raise ValueError(f"cross_entropy has cases for the scales tiny, cpu, gpu and code, not {scale!r}")
     everything = {"label_smoothing": 0.1, "z_loss": 1e-3}
     ignoring = {"ignored": 0.4}
     return [
-        _case(1024, 256),
+        _case(128, 256),
         _case(64, 10),
-        _case(4, 32000),
-        _case(3, 70001, draw=ignoring, **everything),
+        _case(2, 32000),
+        _case(2, 70001, draw=ignoring, **everything),
         _case(1, 1),
         _case(1, 1031, reduction="sum"),
         _case(0, 7, reduction="sum"),
@@ -147,6 +156,23 @@ def cases(scale: str) -> list[Case]:
         _case(5, 1030, "float16", reduction="none"),
         _case(6, 1100, "float64", draw=ignoring, **everything),
     ]
+
+
+def any_case() -> Any:
+    """A hypothesis strategy of small cases."""
+    from hypothesis import strategies as st
+
+    def build(ignored: float, layout: str | None, **rest: Any) -> Case:
+        return _case(**rest, draw={"ignored": ignored} | ({"layout": layout} if layout else {}))
+
+    return st.builds(
+        build,
+        rows=st.integers(0, 9), classes=st.integers(1, 90) | st.sampled_from([1023, 1024, 1041, 2600]),
+        dtype=st.sampled_from(["float32", "bfloat16", "float16", "float64"]), ignored=st.sampled_from([0.0, 0.3]),
+        layout=st.sampled_from([None, "transposed", "every second", "padded rows"]),
+        ignore_index=st.sampled_from([-100, 0]), label_smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+        z_loss=st.sampled_from([0.0, 1e-3]), reduction=st.sampled_from(["none", "mean", "sum"]),
+    )  # fmt: skip
 
 
 def case_of(logits: Tensor, target: Tensor, **options: Any) -> Case:
@@ -215,10 +241,10 @@ def scales(tensors: dict[str, Tensor], options: dict[str, Any], upstream: Tensor
 # -- eager ------------------------------------------------------------------------------------------------------------
 
 
-def _eager(
+def eager(
     logits: Tensor, target: Tensor, *, ignore_index: int, label_smoothing: float, z_loss: float, reduction: str
 ) -> Tensor:
-    logits = logits.to(_loss_dtype(logits))
+    logits = logits.to(loss_dtype(logits))
     loss = F.cross_entropy(
         logits, target, ignore_index=ignore_index, label_smoothing=label_smoothing, reduction=reduction
     )
@@ -228,241 +254,141 @@ def _eager(
     return loss
 
 
-# -- cpp: csrc/ops/cpu/cross_entropy.h ---------------------------------------------------------------------------------
+# -- cpp, triton and cuda: operators of one signature, one autograd function ----------------------------------------
 
 
-def _cpp(
-    logits: Tensor, target: Tensor, *, ignore_index: int, label_smoothing: float, z_loss: float, reduction: str
-) -> Tensor:
-    loss = torch.ops.perfsuite.cross_entropy(
-        logits, target, ignore_index, label_smoothing, z_loss, REDUCTIONS[reduction]
-    )
-    return loss.to(_loss_dtype(logits))
+class CrossEntropyFunction(torch.autograd.Function):
+    """Where the loss is reduced, the forward writes the gradient as well: the logits are read once and not kept.
 
+    Without reduction, for float16 (whose gradients must be scaled before they are rounded, see torch.amp.GradScaler)
+    and under torch.compile the backward writes it, from the maximum and the sum of each row.
+    """
 
-# -- triton -----------------------------------------------------------------------------------------------------------
-
-# A row of at most this many classes is read once and stays in registers; a longer one is read again for its gradient.
-ONE_BLOCK_CLASSES = 16384
-LOOP_BLOCK = 8192
-
-if triton is not None:
-
-    @triton.jit
-    def _gradient_block(exponentials, offsets, at_target, m, s, k, classes, SMOOTH: tl.constexpr, Z: tl.constexpr):
-        """k times one block of a row's gradient; exponentials: exp(x - m)."""
-        slope = 1 + 2 * Z * (m + tl.log(s))
-        gradient = exponentials * (k * slope / s) - k * SMOOTH / classes
-        return tl.where(offsets == at_target, gradient - k * (1 - SMOOTH), gradient)
-
-    @triton.jit
-    def forward_kernel(
-        logits, row_stride, target, scale, loss, stats, gradient, classes, ignore_index,
-        SMOOTH: tl.constexpr, Z: tl.constexpr, WITH_GRADIENT: tl.constexpr, ONE_BLOCK: tl.constexpr,
-        LOWEST: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # fmt: skip
-        """A program per row: loss, stats (maximum, sum of exponentials) and, if wanted, the gradient times *scale."""
-        row = tl.program_id(0).to(tl.int64)  # rows times classes may need more than 32 bits
-        at_target = tl.load(target + row)
-        offsets = tl.arange(0, BLOCK)
-        out = gradient + row * classes
-        if at_target == ignore_index:
-            tl.store(loss + row, 0.0)
-            tl.store(stats + 2 * row, 0.0)
-            tl.store(stats + 2 * row + 1, 1.0)
-            if WITH_GRADIENT:
-                zeros = tl.zeros((BLOCK,), out.dtype.element_ty)
-                for start in range(0, classes, BLOCK):
-                    tl.store(out + start + offsets, zeros, mask=start + offsets < classes)
+    @staticmethod
+    def forward(
+        ctx: Any, implementation: str, logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float,
+        reduction: int,
+    ) -> Tensor:  # fmt: skip
+        ahead = reduction != NONE and logits.dtype != torch.float16 and not torch.compiler.is_compiling()
+        options = (ignore_index, smoothing, z, reduction)
+        loss, stats, gradient = _operator(implementation, "forward")(logits, target, *options, ahead)
+        if ahead:
+            ctx.save_for_backward(gradient)
         else:
-            x_row = logits + row * row_stride
-            inside = (at_target >= 0) & (at_target < classes)
-            # A target outside the classes makes its row NaN: loud, and nobody waits for the device.
-            x_target = tl.load(x_row + at_target, mask=inside, other=float("nan")).to(ACC)
-            # The maximum starts at the lowest finite number: blocks of -inf shall add 0 and not NaN.
-            m = tl.full((), LOWEST, ACC)
-            s = tl.zeros((), ACC)
-            total = tl.zeros((), ACC)
-            if ONE_BLOCK:
-                mask = offsets < classes
-                x = tl.load(x_row + offsets, mask=mask, other=-float("inf")).to(ACC)
-                m = tl.maximum(m, tl.max(x, 0))
-                exponentials = tl.exp(x - m)
-                s = tl.sum(exponentials, 0)
-                if SMOOTH > 0:
-                    total = tl.sum(tl.where(mask, x, 0.0), 0)
-            else:
-                for start in range(0, classes, BLOCK):
-                    mask = start + offsets < classes
-                    x = tl.load(x_row + start + offsets, mask=mask, other=-float("inf")).to(ACC)
-                    larger = tl.maximum(m, tl.max(x, 0))
-                    s = s * tl.exp(m - larger) + tl.sum(tl.exp(x - larger), 0)
-                    m = larger
-                    if SMOOTH > 0:
-                        total += tl.sum(tl.where(mask, x, 0.0), 0)
-            log_s = tl.log(s)
-            # The maximum is taken off before the small logarithm is added: nothing is lost where it is large.
-            value = (m - x_target) + log_s
-            if SMOOTH > 0:
-                value = (1 - SMOOTH) * value + SMOOTH * ((m - total / classes) + log_s)
-            if Z != 0:
-                value += Z * (m + log_s) * (m + log_s)
-            tl.store(loss + row, value)
-            tl.store(stats + 2 * row, m)
-            tl.store(stats + 2 * row + 1, s)
-            if WITH_GRADIENT:
-                k = tl.where(inside, tl.load(scale), float("nan"))
-                if ONE_BLOCK:
-                    block = _gradient_block(exponentials, offsets, at_target, m, s, k, classes, SMOOTH, Z)
-                    tl.store(out + offsets, block.to(out.dtype.element_ty), mask=mask)
-                else:
-                    for start in range(0, classes, BLOCK):
-                        here = start + offsets
-                        mask = here < classes
-                        x = tl.load(x_row + here, mask=mask, other=0.0).to(ACC)
-                        block = _gradient_block(tl.exp(x - m), here, at_target, m, s, k, classes, SMOOTH, Z)
-                        tl.store(out + here, block.to(out.dtype.element_ty), mask=mask)
+            ctx.save_for_backward(logits, target, stats)
+        ctx.implementation, ctx.options = implementation, options
+        return loss
 
-    @triton.jit
-    def backward_kernel(
-        logits, row_stride, target, stats, upstream, gradient, classes, ignore_index,
-        SMOOTH: tl.constexpr, Z: tl.constexpr, ACC: tl.constexpr, BLOCK: tl.constexpr,
-    ):  # fmt: skip
-        """A program per row: its gradient times upstream[row], from the stats of the forward."""
-        row = tl.program_id(0).to(tl.int64)
-        at_target = tl.load(target + row)
-        counted = at_target != ignore_index
-        inside = (at_target >= 0) & (at_target < classes)
-        k = tl.where(inside, tl.load(upstream + row), float("nan"))
-        k = tl.where(counted, k, 0.0)
-        m = tl.load(stats + 2 * row)
-        s = tl.load(stats + 2 * row + 1)
-        for start in range(0, classes, BLOCK):
-            here = start + tl.arange(0, BLOCK)
-            mask = here < classes
-            # An ignored row is not read: with its stats 0 and 1 the block below is 0.
-            x = tl.load(logits + row * row_stride + here, mask=mask & counted, other=0.0).to(ACC)
-            block = _gradient_block(tl.exp(x - m), here, at_target, m, s, k, classes, SMOOTH, Z)
-            out = gradient + row * classes + here
-            tl.store(out, block.to(gradient.dtype.element_ty), mask=mask)
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise RuntimeError(
+                f"cross_entropy={ctx.implementation} has no second derivative; "
+                "choose --use cross_entropy=eager for create_graph=True"
+            )
+        saved = ctx.saved_tensors
+        if len(saved) == 1:
+            gradient = times_upstream(saved[0], upstream)
+        else:
+            gradient = _operator(ctx.implementation, "backward")(upstream, *saved, *ctx.options)
+        return None, gradient, None, None, None, None, None
 
-    @triton.jit
-    def multiply_kernel(values, factor, count, BLOCK: tl.constexpr):
-        """values *= *factor, in place; where the factor is 1 nothing is read or written."""
-        k = tl.load(factor)
-        if k != 1:
-            here = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-            mask = here < count
-            x = tl.load(values + here, mask=mask)
-            tl.store(values + here, (x * k).to(values.dtype.element_ty), mask=mask)
 
-    def launch_options(classes: int, dtype: torch.dtype) -> dict[str, Any]:
-        """Block, warps and accumulator for rows of this many classes: at most 32 elements of a row to a thread."""
-        one_block = classes <= ONE_BLOCK_CLASSES
-        block = max(32, triton.next_power_of_2(classes)) if one_block else LOOP_BLOCK
-        acc = tl.float64 if dtype == torch.float64 else tl.float32
-        return {"ONE_BLOCK": one_block, "ACC": acc, "BLOCK": block, "num_warps": min(16, max(1, block // 1024))}
+def _operator(implementation: str, direction: str) -> Any:
+    return getattr(torch.ops.perfsuite, f"cross_entropy_{implementation}_{direction}").default
 
-    def _triton_forward(
-        logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float, scale: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(losses, stats, gradient times scale); the gradient is empty where scale is None."""
-        if logits.stride(1) != 1:
-            logits = logits.contiguous()
-        (rows, classes), acc = logits.shape, _compute_dtype(logits)
-        losses, stats = logits.new_empty(rows, dtype=acc), logits.new_empty(rows, 2, dtype=acc)
-        gradient = logits.new_empty(0 if scale is None else logits.shape)
-        if rows:
-            forward_kernel[(rows,)](
-                logits, logits.stride(0), target.contiguous(), losses if scale is None else scale, losses, stats,
-                gradient, classes, ignore_index, SMOOTH=smoothing, Z=z, WITH_GRADIENT=scale is not None,
-                LOWEST=torch.finfo(acc).min, **launch_options(classes, logits.dtype),
-            )  # fmt: skip
-        return losses, stats, gradient
 
-    @torch.library.custom_op("perfsuite::cross_entropy_triton", mutates_args=())
-    def _rows_op(
-        logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float
-    ) -> tuple[Tensor, Tensor]:
-        """Losses of the rows and stats."""
-        return _triton_forward(logits, target, ignore_index, smoothing, z, None)[:2]
-
-    @_rows_op.register_fake
-    def _(logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float) -> tuple[Tensor, Tensor]:
-        rows, acc = logits.shape[0], _compute_dtype(logits)
-        return logits.new_empty(rows, dtype=acc), logits.new_empty(rows, 2, dtype=acc)
-
-    @torch.library.custom_op("perfsuite::cross_entropy_triton_backward", mutates_args=())
-    def _rows_backward_op(
-        upstream: Tensor, logits: Tensor, target: Tensor, stats: Tensor, ignore_index: int, smoothing: float, z: float
+def _native(implementation: str) -> Callable[..., Tensor]:
+    def run(
+        logits: Tensor, target: Tensor, *, ignore_index: int, label_smoothing: float, z_loss: float, reduction: str
     ) -> Tensor:
-        """The gradient of sum(upstream * losses)."""
-        if logits.stride(1) != 1:
-            logits = logits.contiguous()
-        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
-        if gradient.numel():
-            options = launch_options(logits.shape[1], logits.dtype)
-            del options["ONE_BLOCK"]
-            backward_kernel[(logits.shape[0],)](
-                logits, logits.stride(0), target.contiguous(), stats, upstream.contiguous(), gradient, logits.shape[1],
-                ignore_index, SMOOTH=smoothing, Z=z, **options,
-            )  # fmt: skip
+        options = (ignore_index, label_smoothing, z_loss, REDUCTIONS[reduction])
+        if torch.is_grad_enabled() and logits.requires_grad:
+            loss = CrossEntropyFunction.apply(implementation, logits, target, *options)
+        else:
+            loss = _operator(implementation, "forward")(logits, target, *options, False)[0]
+        return loss.to(loss_dtype(logits))
+
+    return run
+
+
+def _register(implementation: str, kernels: Callable[[], Any]) -> None:
+    """Operators from the launchers of a module: count_scale, launch_forward and launch_backward."""
+
+    def forward(
+        logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float, reduction: int, ahead: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        logits, target, scale = prepared(logits, target, ignore_index, reduction)
+        gradient = logits.new_empty(logits.shape) if ahead else None
+        losses, stats = kernels().launch_forward(logits, target, ignore_index, smoothing, z, scale, gradient)
+        return reduced(losses, scale, reduction), stats, logits.new_empty(0) if gradient is None else gradient
+
+    def backward(
+        upstream: Tensor, logits: Tensor, target: Tensor, stats: Tensor, ignore_index: int, smoothing: float, z: float,
+        reduction: int,
+    ) -> Tensor:  # fmt: skip
+        logits, target, scale = prepared(logits, target, ignore_index, reduction)
+        gradient = logits.new_empty(logits.shape)
+        upstream = upstream.to(stats.dtype).contiguous()
+        kernels().launch_backward(logits, target, stats, ignore_index, smoothing, z, scale, upstream, gradient)
         return gradient
 
-    @_rows_backward_op.register_fake
-    def _(upstream: Tensor, logits: Tensor, *_rest: Any) -> Tensor:
-        return torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+    def prepared(
+        logits: Tensor, target: Tensor, ignore_index: int, reduction: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        if logits.stride(1) != 1:
+            logits = logits.contiguous()
+        target = target.contiguous()
+        mean = reduction == MEAN
+        return logits, target, kernels().count_scale(target, ignore_index, _compute_dtype(logits)) if mean else None
 
-    def _rows_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        logits, target, *ctx.options = inputs
-        ctx.save_for_backward(logits, target, output[1])
-
-    def _rows_backward(ctx: Any, upstream: Tensor, _stats: Tensor) -> tuple[Tensor | None, ...]:
-        return _rows_backward_op(upstream, *ctx.saved_tensors, *ctx.options), None, None, None, None
-
-    _rows_op.register_autograd(_rows_backward, setup_context=_rows_setup)
-
-    class _FusedTriton(torch.autograd.Function):
-        """The forward writes the gradient of the reduced loss as well; the backward multiplies it, unless by 1."""
-
-        @staticmethod
-        def forward(
-            ctx: Any, logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float, reduction: str
-        ) -> Tensor:
-            counted = target != ignore_index
-            count = counted.sum() if reduction == "mean" else counted.new_ones(())
-            scale = count.to(_compute_dtype(logits)).reciprocal()
-            losses, _, gradient = _triton_forward(logits, target, ignore_index, smoothing, z, scale)
-            ctx.save_for_backward(gradient)
-            ctx.factor = None
-            return _reduce(losses, counted, reduction)
-
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-            (gradient,) = ctx.saved_tensors
-            if ctx.factor is not None:  # the graph was kept, and the gradient has been multiplied before
-                return gradient * (upstream / ctx.factor), None, None, None, None, None
-            ctx.factor = upstream
-            if gradient.numel():
-                grid = (triton.cdiv(gradient.numel(), 4096),)
-                multiply_kernel[grid](gradient, upstream, gradient.numel(), BLOCK=4096, num_warps=8)
-            return gradient, None, None, None, None, None
+    options = "int ignore_index, float smoothing, float z, int reduction"
+    name = f"cross_entropy_{implementation}"
+    native.raw_op(
+        f"{name}_forward(Tensor logits, Tensor target, {options}, bool ahead) -> (Tensor, Tensor, Tensor)",
+        forward, _forward_fake,
+    )  # fmt: skip
+    native.raw_op(
+        f"{name}_backward(Tensor upstream, Tensor logits, Tensor target, Tensor stats, {options}) -> Tensor",
+        backward, lambda upstream, logits, *rest: logits.new_empty(logits.shape),
+    )  # fmt: skip
 
 
-def _triton(
-    logits: Tensor, target: Tensor, *, ignore_index: int, label_smoothing: float, z_loss: float, reduction: str
-) -> Tensor:
-    wants_gradient = torch.is_grad_enabled() and logits.requires_grad
-    # float16 gradients must be scaled before they are rounded (torch.amp.GradScaler): not in the forward.
-    ahead = wants_gradient and reduction != "none" and logits.dtype != torch.float16
-    if ahead and not torch.compiler.is_compiling():
-        loss = _FusedTriton.apply(logits, target, ignore_index, label_smoothing, z_loss, reduction)
-    else:
-        losses, _ = _rows_op(logits, target, ignore_index, label_smoothing, z_loss)
-        loss = _reduce(losses, target != ignore_index, reduction)
-    return loss.to(_loss_dtype(logits))
+def reduced(losses: Tensor, scale: Tensor | None, reduction: int) -> Tensor:
+    """The losses of rows as one, where that is asked for; scale: 1 / (rows that count), for the mean."""
+    if reduction == NONE:
+        return losses
+    return losses.sum() * scale if reduction == MEAN else losses.sum()
 
+
+def _forward_fake(
+    logits: Tensor, target: Tensor, ignore_index: int, smoothing: float, z: float, reduction: int, ahead: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, acc = logits.shape[0], _compute_dtype(logits)
+    loss = logits.new_empty(rows if reduction == NONE else (), dtype=acc)
+    return loss, logits.new_empty(rows, 2, dtype=acc), logits.new_empty(logits.shape if ahead else 0)
+
+
+@cache
+def cpp_kernels() -> Any:
+    """The C++ operators as launchers, for perfsuite.kernels.linear_cross_entropy."""
+    return import_module("perfsuite.kernels.cross_entropy_cpp")
+
+
+@cache
+def triton_kernels() -> Any:
+    """The launchers in Triton."""
+    return import_module("perfsuite.kernels.cross_entropy_triton")
+
+
+@cache
+def cuda_kernels() -> Any:
+    """The launchers of the CUDA C++ kernels."""
+    return import_module("perfsuite.kernels.cross_entropy_cuda")
+
+
+_register("triton", triton_kernels)
+_register("cuda", cuda_kernels)
 
 OP = Op(
     name="cross_entropy",
@@ -474,10 +400,12 @@ OP = Op(
     inputs=inputs,
     differentiable=("logits",),
     scales=scales,
+    any_case=any_case,
     implementations=[
-        native.eager(_eager),
+        native.eager(eager),
         native.compiled(reference),
-        native.cpp(_cpp),
-        native.in_triton(_triton),
+        native.cpp(_native("cpp")),
+        native.in_triton(_native("triton")),
+        native.in_cuda(_native("cuda")),
     ],
 )

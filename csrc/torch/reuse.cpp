@@ -3,6 +3,7 @@
 #include <ATen/Context.h>
 #include <ATen/EmptyTensor.h>
 #include <c10/core/CPUAllocator.h>
+#include <torch/library.h>
 
 #include <limits>
 #include <list>
@@ -121,3 +122,8 @@ ReuseSums reuse_sums() { return allocator().sums(); }
 void reuse_release() { allocator().release(); }
 
 }  // namespace perfsuite
+
+// For launchers in Python; a CPU tensor.
+TORCH_LIBRARY_FRAGMENT(perfsuite, m) {
+  m.def("empty_reused(int[] size, ScalarType dtype) -> Tensor", perfsuite::empty_reused);
+}
