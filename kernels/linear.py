@@ -135,8 +135,8 @@ class _OneDnn(torch.autograd.Function):
         return _product(x, weight)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        native.refuse_second_derivative("linear", "onednn")
         x, weight = ctx.saved_tensors
         grad_x = _product(upstream, weight.t()) if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:

@@ -235,12 +235,7 @@ class _NormRope(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        # Not once_differentiable: its error is only raised on the way to it, and that may be left out.
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"qk_norm_rope={ctx.implementation} has no second derivative; "
-                "choose --use qk_norm_rope=eager for create_graph=True"
-            )
+        native.refuse_second_derivative("qk_norm_rope", ctx.implementation)
         x, weight, cos, sin = ctx.saved_tensors
         ops, order = torch.ops.perfsuite, in_memory_order(x)
         run = ops.qk_norm_rope_cpp_backward if ctx.implementation == "cpp" else ops.qk_norm_rope_triton_backward

@@ -225,7 +225,7 @@ def test_llama_sees_no_later_byte():
     changed = tokens.clone()
     changed[0, 40] = 200
     with torch.no_grad():
-        same = torch.isclose(model(tokens), model(changed), rtol=0, atol=1e-6).all(-1)[0]
+        same = torch.isclose(model.states(tokens), model.states(changed), rtol=0, atol=1e-6).all(-1)[0]
     assert same[:40].all() and not same[40:].any()
 
 

@@ -18,7 +18,12 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from perfsuite.kernels.cross_entropy import cross_entropy
+from perfsuite.kernels.adamw import AdamW
+from perfsuite.kernels.linear import linear
+from perfsuite.kernels.linear_cross_entropy import linear_cross_entropy
+from perfsuite.kernels.rms_norm import rms_norm
+from perfsuite.kernels.rope import rope
+from perfsuite.kernels.swiglu import swiglu
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 
 NAME = "llama"
@@ -26,6 +31,7 @@ MLPERF = "llama31_8b"
 
 VOCABULARY = 256
 BETAS, EPSILON = (0.9, 0.95), 1e-5
+NORM_EPSILON = 1e-5
 END_OF_COSINE = 0.1
 
 # Books of whose ten-word sequences less than 0.1 % occur in any other book: the Gospels but John, Kings and Chronicles,
@@ -99,21 +105,27 @@ CONFIGS = {
 }
 
 
+class Linear(nn.Linear):
+    """x W^T."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return linear(x, self.weight)
+
+
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight over the last dimension (Zhang and Sennrich, 2019)."""
+    """What is added to the stream -> (norm of the stream, the stream); the first addition begins it."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, eps=1e-5)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary positions (Su et al., 2021): the halves of the last dimension are pairs that turn with the position."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    def forward(self, added: torch.Tensor, stream: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        if stream is None:
+            return rms_norm(added, self.weight, eps=NORM_EPSILON), added
+        return rms_norm(added, self.weight, stream, eps=NORM_EPSILON)
 
 
 class Attention(nn.Module):
@@ -122,14 +134,14 @@ class Attention(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.num_heads = config.num_heads
-        self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
-        self.out = nn.Linear(config.width, config.width, bias=False)
+        self.qkv = Linear(config.width, 3 * config.width)
+        self.out = Linear(config.width, config.width)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         batch, time, width = x.shape
         qkv = self.qkv(x).view(batch, time, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # (3, B, H, T, D)
-        q, k = rotate(qkv[:2], cos, sin).to(qkv.dtype)  # turned in fp32 also under autocast
-        y = F.scaled_dot_product_attention(q, k, qkv[2], is_causal=True)
+        q, k, v = qkv.unbind(0)
+        y = F.scaled_dot_product_attention(rope(q, cos, sin), rope(k, cos, sin), v, is_causal=True)
         return self.out(y.transpose(1, 2).reshape(batch, time, width))
 
 
@@ -138,16 +150,15 @@ class SwiGLU(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.gate_up = nn.Linear(config.width, 2 * config.hidden, bias=False)
-        self.down = nn.Linear(config.hidden, config.width, bias=False)
+        self.gate_up = Linear(config.width, 2 * config.hidden)
+        self.down = Linear(config.hidden, config.width)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        return self.down(swiglu(self.gate_up(x)))
 
 
 class Layer(nn.Module):
-    """Attention, then SwiGLU, each on normalised input and added to the stream."""
+    """Attention, then SwiGLU, each on normalised input and added to the stream by the norm that comes next."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
@@ -156,20 +167,23 @@ class Layer(nn.Module):
         self.mlp_norm = RMSNorm(config.width)
         self.mlp = SwiGLU(config)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(
+        self, added: torch.Tensor, stream: torch.Tensor | None, cos: torch.Tensor, sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        x, stream = self.attention_norm(added, stream)
+        x, stream = self.mlp_norm(self.attention(x, cos, sin), stream)
+        return self.mlp(x), stream
 
 
 class Llama(nn.Module):
-    """Bytes (B, T) int64 to logits (B, T, 256)."""
+    """Bytes (B, T) and the bytes that follow each of them (B, T), int64, to the mean cross-entropy."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCABULARY, config.width)
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.depth))
         self.norm = RMSNorm(config.width)
-        self.head = nn.Linear(config.width, VOCABULARY, bias=False)
+        self.head = Linear(config.width, VOCABULARY)
         head_size = config.width // config.num_heads
         angle = torch.arange(config.sequence)[:, None] * 10_000 ** (-torch.arange(0, head_size, 2) / head_size)
         self.register_buffer("cos", angle.cos(), persistent=False)
@@ -179,11 +193,15 @@ class Llama(nn.Module):
                 added = name.endswith(("out.weight", "down.weight"))
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.depth) if added else 0.02)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        x = self.embedding(tokens)
+    def states(self, tokens: torch.Tensor) -> torch.Tensor:
+        """What the head makes logits of: (B, T, width)."""
+        added, stream = self.embedding(tokens), None
         for layer in self.layers:
-            x = layer(x, self.cos, self.sin)
-        return self.head(self.norm(x))
+            added, stream = layer(added, stream, self.cos, self.sin)
+        return self.norm(added, stream)[0]
+
+    def forward(self, tokens: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return linear_cross_entropy(self.states(tokens).flatten(0, 1), self.head.weight, targets.flatten())
 
 
 class LlamaJob:
@@ -196,7 +214,7 @@ class LlamaJob:
         matrices = [p for p in self.model.parameters() if p.dim() == 2]
         vectors = [p for p in self.model.parameters() if p.dim() == 1]
         groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True)
+        self.optimizer = AdamW(groups, config.learning_rate, BETAS, EPSILON, max_norm=config.clip_norm)
         self.num_steps = config.schedule.max_samples // config.batch_size
         self.step = 0
         self.order = torch.Generator().manual_seed(seed)
@@ -228,7 +246,6 @@ class LlamaJob:
         with phase("backward"):
             loss.backward()
         with phase("optimizer"):
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
             for group in self.optimizer.param_groups:
                 group["lr"] = self._learning_rate()
             self.optimizer.step()
@@ -238,8 +255,7 @@ class LlamaJob:
 
     def _loss(self, batch: torch.Tensor) -> torch.Tensor:
         with torch.autocast(self.device, torch.bfloat16) if self.config.autocast else nullcontext():
-            logits = self.model(batch[:, :-1])
-            return cross_entropy(logits.flatten(0, 1), batch[:, 1:].flatten())
+            return self.model(batch[:, :-1], batch[:, 1:])
 
     def _learning_rate(self) -> float:
         """Of this step: up in a line, then down along a cosine to a tenth of the peak."""
