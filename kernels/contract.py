@@ -11,7 +11,10 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-MODULES: dict[str, str] = {"cross_entropy": "perfsuite.kernels.cross_entropy"}
+MODULES: dict[str, str] = {
+    "batch_norm_add_relu": "perfsuite.kernels.batch_norm_add_relu",
+    "cross_entropy": "perfsuite.kernels.cross_entropy",
+}
 """Ops by name and the module that declares each; imported on first use."""
 
 DEFAULT = "eager"
