@@ -11,13 +11,14 @@ element, where z > 0: x, dy and the bits are all it reads. Keeping y instead, or
 would read y or `add` twice more, once for the sums and once for dx: 32 times the bits in float32, 16 times in bfloat16.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from perfsuite.kernels import batch_norm_add_relu_gpu as _gpu  # registers operators
 from perfsuite.kernels import native
 from perfsuite.kernels.contract import Case, Cost, Op
 
@@ -446,26 +447,27 @@ def _forward(
     return forward.default(x, weight, bias, add, mean, var, eps, relu, keep_mask)
 
 
-def _run(
-    name: str, x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
-    running_var: Tensor | None, add: Tensor | None, training: bool, momentum: float, eps: float, relu: bool,
-) -> Tensor:  # fmt: skip
-    given = (None, None) if training else (running_mean, running_var)
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, add)):
-        y, mean, var = _Function.apply(x, weight, bias, add, *given, eps, relu, name)
-    else:
-        x = x.contiguous(memory_format=torch.channels_last)
-        y, mean, _, var, _ = _forward(x, weight, bias, add, *given, eps, relu, False, name)
-    # Out here and with torch's own functions: an operator that writes into its inputs, with a gradient registered, may
-    # silently have a wrong one under torch.compile.
-    if training and running_mean is not None and x.numel():
-        _update(running_mean, mean, momentum)
-        _update(running_var, var, momentum)
-    return y
+def _fused(name: str) -> Callable[..., Tensor]:
+    """Runs the operators of this name."""
 
+    def run(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None,
+        running_var: Tensor | None, add: Tensor | None, *, training: bool, momentum: float, eps: float, relu: bool,
+    ) -> Tensor:  # fmt: skip
+        given = (None, None) if training else (running_mean, running_var)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, add)):
+            y, mean, var = _Function.apply(x, weight, bias, add, *given, eps, relu, name)
+        else:
+            x = x.contiguous(memory_format=torch.channels_last)
+            y, mean, _, var, _ = _forward(x, weight, bias, add, *given, eps, relu, False, name)
+        # Out here and with torch's own functions: an operator that writes into its inputs, with a gradient registered,
+        # may silently have a wrong one under torch.compile.
+        if training and running_mean is not None and x.numel():
+            _update(running_mean, mean, momentum)
+            _update(running_var, var, momentum)
+        return y
 
-def _cpp(x: Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any, add: Any, **options: Any) -> Tensor:
-    return _run("cpp", x, weight, bias, running_mean, running_var, add, **options)
+    return run
 
 
 OP = Op(
@@ -483,6 +485,8 @@ OP = Op(
     implementations=[
         native.eager(_eager),
         native.compiled(_eager),
-        native.cpp(_cpp),
+        native.cpp(_fused("cpp")),
+        native.in_triton(_fused("triton")),
+        native.in_cuda(_fused("cuda")),
     ],
 )

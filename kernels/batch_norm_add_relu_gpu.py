@@ -89,18 +89,12 @@ def _pieces(x: Tensor, blocks_of_channels: int, least_rows: int) -> tuple[int, i
     return -(-rows // of_each), of_each
 
 
-if triton is not None:
-    TILE = 2048  # elements that a program has in registers at a time
+# -- Triton -----------------------------------------------------------------------------------------------------------
 
-    @triton.jit
-    def _add_up(partial, which, pieces, channels, c, inside, BLOCK_PIECES: tl.constexpr, SUMS: tl.constexpr):
-        """Sum over pieces of partial (pieces, SUMS, channels) at [:, which, c], in float64."""
-        total = tl.zeros((BLOCK_PIECES, c.shape[0]), tl.float64)
-        for first in range(0, pieces, BLOCK_PIECES):
-            p = first + tl.arange(0, BLOCK_PIECES)
-            at = partial + (p[:, None] * SUMS + which) * channels + c[None, :]
-            total += tl.load(at, mask=(p < pieces)[:, None] & inside[None, :], other=0.0).to(tl.float64)
-        return tl.sum(total, 0)
+TILE = 2048  # elements of each tensor that a program has in registers at a time
+MOST_CHANNELS = 128  # of a tile: 256 bytes of a row in half precision
+
+if triton is not None:
 
     @triton.jit
     def sums_kernel(
@@ -108,24 +102,236 @@ if triton is not None:
     ):
         """partial (pieces, 3, channels): an origin near x, the sums of x - origin and of its square."""
         first = tl.program_id(0).to(tl.int64) * rows_of_each
-        count = tl.minimum(rows - first, rows_of_each)
-        c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        count = tl.minimum(rows - first, rows_of_each).to(tl.int32)
         r = tl.arange(0, ROWS)
+        c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
         inside = c < channels
-        tile = x + (first + r)[:, None] * channels + c[None, :]
-        values = tl.load(tile, mask=(r < count)[:, None] & inside[None, :], other=0.0).to(ACC)
+        at = x + (first + r)[:, None] * channels + c[None, :]
+        values = tl.load(at, mask=(r < count)[:, None] & inside[None, :], other=0.0).to(ACC)
         origin = tl.sum(values, 0) / tl.minimum(count, ROWS).to(ACC)
-        origin = tl.where(origin - origin == 0, origin, 0.0)  # any number, if that is none
+        origin = tl.where(origin - origin == 0, origin, 0.0)  # where it is infinite or NaN, any number will do
         s1 = tl.zeros((ROWS, CHANNELS), ACC)
         s2 = tl.zeros((ROWS, CHANNELS), ACC)
-        for step in range(0, rows_of_each, ROWS):
+        for step in range(0, count, ROWS):
             mask = (step + r < count)[:, None] & inside[None, :]
-            values = tl.load(tile + step.to(tl.int64) * channels if False else tile, mask=mask, other=0.0).to(ACC)
-            d = tl.where(mask, values - origin[None, :], 0.0)
+            d = tl.where(mask, tl.load(at, mask=mask, other=0.0).to(ACC) - origin[None, :], 0.0)
             s1 += d
             s2 += d * d
-            tile += ROWS * channels
+            at += ROWS * channels
         out = partial + tl.program_id(0) * 3 * channels + c
         tl.store(out, origin, mask=inside)
         tl.store(out + channels, tl.sum(s1, 0), mask=inside)
         tl.store(out + 2 * channels, tl.sum(s2, 0), mask=inside)
+
+    @triton.jit
+    def statistics_kernel(
+        partial, weight, bias, mean_out, rstd_out, var_out, scale_out, shift_out, rows, rows_of_each, pieces, channels,
+        EPS: tl.constexpr, ACC: tl.constexpr, PIECES: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
+        """Adds up the pieces about the origin of the first one: no NaN where there is one infinite value."""
+        c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+        inside = c < channels
+        origin = tl.load(partial + c, mask=inside, other=0.0).to(tl.float64)
+        s1 = tl.zeros((PIECES, CHANNELS), tl.float64)
+        s2 = tl.zeros((PIECES, CHANNELS), tl.float64)
+        for first in range(0, pieces, PIECES):
+            p = first + tl.arange(0, PIECES)
+            mask = (p < pieces)[:, None] & inside[None, :]
+            at = partial + p[:, None] * 3 * channels + c[None, :]
+            n = tl.minimum(rows - p.to(tl.int64) * rows_of_each, rows_of_each).to(tl.float64)[:, None]
+            step = tl.load(at, mask=mask, other=0.0).to(tl.float64) - origin[None, :]
+            t1 = tl.load(at + channels, mask=mask, other=0.0).to(tl.float64)
+            t2 = tl.load(at + 2 * channels, mask=mask, other=0.0).to(tl.float64)
+            s1 += tl.where(mask, t1 + n * step, 0.0)
+            s2 += tl.where(mask, t2 + step * (2 * t1 + n * step), 0.0)
+        count = tl.zeros((), tl.float64) + rows
+        step = tl.sum(s1, 0) / count
+        squares = tl.sum(s2, 0) - step * step * count
+        squares = tl.where(squares < 0, 0.0, squares)  # NaN stays
+        mean = origin + step
+        rstd = 1 / tl.sqrt(squares / count + EPS)
+        scale = rstd
+        if weight is not None:
+            scale *= tl.load(weight + c, mask=inside, other=0.0).to(tl.float64)
+        # What the mean loses when it is rounded comes back in the shift. Where that is no number nothing is lost.
+        lost = (mean.to(ACC).to(tl.float64) - mean) * scale
+        shift = tl.where(lost - lost == 0, lost, 0.0)
+        if bias is not None:
+            shift += tl.load(bias + c, mask=inside, other=0.0).to(tl.float64)
+        tl.store(mean_out + c, mean.to(ACC), mask=inside)
+        tl.store(rstd_out + c, rstd.to(ACC), mask=inside)
+        tl.store(var_out + c, (squares / tl.maximum(count - 1, 1.0)).to(ACC), mask=inside)
+        tl.store(scale_out + c, scale.to(ACC), mask=inside)
+        tl.store(shift_out + c, shift.to(ACC), mask=inside)
+
+    @triton.jit
+    def apply_kernel(
+        x, add, y, mask_out, mean, scale, shift, rows, channels, mask_bytes,
+        RELU: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
+        """y, and where mask_out is not None a bit for each element, in whole bytes for each row."""
+        r = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        inside = c < channels
+        at = r[:, None] * channels + c[None, :]
+        mask = (r < rows)[:, None] & inside[None, :]
+        centered = tl.load(x + at, mask=mask, other=0.0).to(ACC) - tl.load(mean + c, mask=inside, other=0.0)[None, :]
+        z = centered * tl.load(scale + c, mask=inside, other=0.0)[None, :]
+        z += tl.load(shift + c, mask=inside, other=0.0)[None, :]
+        if add is not None:
+            z += tl.load(add + at, mask=mask, other=0.0).to(ACC)
+        if RELU:
+            passes = (z > 0) | (z != z)
+            if mask_out is not None:
+                bits = tl.reshape(passes.to(tl.int32), (ROWS, CHANNELS // 8, 8)) << tl.arange(0, 8)[None, None, :]
+                b = tl.program_id(1) * (CHANNELS // 8) + tl.arange(0, CHANNELS // 8)
+                to = mask_out + r[:, None] * mask_bytes + b[None, :]
+                tl.store(to, tl.sum(bits, 2).to(tl.uint8), mask=(r < rows)[:, None] & (b < mask_bytes)[None, :])
+            z = tl.where(passes, z, 0.0)
+        tl.store(y + at, z.to(y.dtype.element_ty), mask=mask)
+
+    @triton.jit
+    def _masked(dy, bits, at, r, c, mask, mask_bytes, ACC: tl.constexpr):
+        """dy where its bit is set, else 0; all of dy where bits is None."""
+        g = tl.load(dy + at, mask=mask, other=0.0).to(ACC)
+        if bits is not None:
+            byte = tl.load(bits + r[:, None] * mask_bytes + (c // 8)[None, :], mask=mask, other=0)
+            g = tl.where((byte >> (c % 8)[None, :]) & 1 != 0, g, 0.0)
+        return g
+
+    @triton.jit
+    def backward_sums_kernel(
+        dy, bits, x, mean, partial, rows, rows_of_each, channels, mask_bytes,
+        ACC: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
+        """partial (pieces, 2, channels): the sums of g and of g (x - mean)."""
+        first = tl.program_id(0).to(tl.int64) * rows_of_each
+        count = tl.minimum(rows - first, rows_of_each).to(tl.int32)
+        c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        inside = c < channels
+        center = tl.load(mean + c, mask=inside, other=0.0)[None, :]
+        s1 = tl.zeros((ROWS, CHANNELS), ACC)
+        s2 = tl.zeros((ROWS, CHANNELS), ACC)
+        for step in range(0, count, ROWS):
+            r = step + tl.arange(0, ROWS)
+            mask = (r < count)[:, None] & inside[None, :]
+            at = (first + r)[:, None] * channels + c[None, :]
+            g = _masked(dy, bits, at, first + r, c, mask, mask_bytes, ACC)
+            d = tl.load(x + at, mask=mask, other=0.0).to(ACC) - center
+            s1 += g
+            s2 += tl.where(mask, g * d, 0.0)
+        out = partial + tl.program_id(0) * 2 * channels + c
+        tl.store(out, tl.sum(s1, 0), mask=inside)
+        tl.store(out + channels, tl.sum(s2, 0), mask=inside)
+
+    @triton.jit
+    def coefficients_kernel(
+        partial, weight, rstd, d_weight, d_bias, a, b, d, rows, pieces, channels,
+        ACC: tl.constexpr, PIECES: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
+        """Adds up the pieces: gradients of weight and bias, and dx = a g + b (x - mean) + d."""
+        c = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+        inside = c < channels
+        s1 = tl.zeros((PIECES, CHANNELS), tl.float64)
+        s2 = tl.zeros((PIECES, CHANNELS), tl.float64)
+        for first in range(0, pieces, PIECES):
+            p = first + tl.arange(0, PIECES)
+            mask = (p < pieces)[:, None] & inside[None, :]
+            at = partial + p[:, None] * 2 * channels + c[None, :]
+            s1 += tl.load(at, mask=mask, other=0.0).to(tl.float64)
+            s2 += tl.load(at + channels, mask=mask, other=0.0).to(tl.float64)
+        g_sum = tl.sum(s1, 0)
+        gx_sum = tl.sum(s2, 0)
+        count = tl.zeros((), tl.float64) + rows
+        r = tl.load(rstd + c, mask=inside, other=0.0).to(tl.float64)
+        slope = r
+        if weight is not None:
+            slope *= tl.load(weight + c, mask=inside, other=0.0).to(tl.float64)
+        tl.store(d_weight + c, (gx_sum * r).to(ACC), mask=inside)
+        tl.store(d_bias + c, g_sum.to(ACC), mask=inside)
+        tl.store(a + c, slope.to(ACC), mask=inside)
+        tl.store(b + c, (-slope * r * r * gx_sum / count).to(ACC), mask=inside)
+        tl.store(d + c, (-slope * g_sum / count).to(ACC), mask=inside)
+
+    @triton.jit
+    def backward_kernel(
+        dy, bits, x, mean, a, b, d, dx, d_add, rows, channels, mask_bytes,
+        TRAINING: tl.constexpr, ACC: tl.constexpr, ROWS: tl.constexpr, CHANNELS: tl.constexpr,
+    ):  # fmt: skip
+        """dx, and g where d_add is not None."""
+        r = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+        c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+        inside = c < channels
+        at = r[:, None] * channels + c[None, :]
+        mask = (r < rows)[:, None] & inside[None, :]
+        g = _masked(dy, bits, at, r, c, mask, mask_bytes, ACC)
+        gradient = g * tl.load(a + c, mask=inside, other=0.0)[None, :]
+        if TRAINING:
+            centered = tl.load(x + at, mask=mask, other=0.0).to(ACC) - tl.load(mean + c, mask=inside, other=0.0)[None, :]
+            rest = centered * tl.load(b + c, mask=inside, other=0.0)[None, :]
+            gradient += rest + tl.load(d + c, mask=inside, other=0.0)[None, :]
+        tl.store(dx + at, gradient.to(dx.dtype.element_ty), mask=mask)
+        if d_add is not None:
+            tl.store(d_add + at, g.to(d_add.dtype.element_ty), mask=mask)
+
+    def _tile(x: Tensor) -> dict[str, Any]:
+        """Rows and channels of a tile: whole rows where they are short, so that it is one piece of memory."""
+        channels = min(MOST_CHANNELS, max(8, triton.next_power_of_2(x.shape[1])))
+        acc = tl.float64 if x.dtype == torch.float64 else tl.float32
+        return {"ACC": acc, "ROWS": TILE // channels, "CHANNELS": channels, "num_warps": 4}
+
+    def _triton_forward(
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, add: Tensor | None, given_mean: Tensor | None,
+        given_var: Tensor | None, eps: float, relu: bool, keep_mask: bool,
+    ) -> Forward:  # fmt: skip
+        y, mean, rstd, var, mask = _empty_forward(x, relu, keep_mask)
+        rows, channels, tile = _rows(x), x.shape[1], _tile(x)
+        if x.numel() == 0:
+            return y, mean.zero_(), rstd.fill_(1), var.fill_(1), mask
+        blocks = triton.cdiv(channels, tile["CHANNELS"])
+        if given_mean is None:
+            pieces, rows_of_each = _pieces(x, blocks, tile["ROWS"])
+            partial = x.new_empty(pieces, 3, channels, dtype=_acc(x))
+            scale, shift = torch.empty_like(mean), torch.empty_like(mean)
+            sums_kernel[(pieces, blocks)](x, partial, rows, rows_of_each, channels, **tile)
+            statistics_kernel[(triton.cdiv(channels, 16),)](
+                partial, weight, bias, mean, rstd, var, scale, shift, rows, rows_of_each, pieces, channels,
+                EPS=eps, ACC=tile["ACC"], PIECES=64, CHANNELS=16, num_warps=4,
+            )  # fmt: skip
+        else:
+            mean, rstd, scale, shift = _given(x, weight, bias, given_mean, given_var, eps)
+            var.copy_(given_var)
+        apply_kernel[(triton.cdiv(rows, tile["ROWS"]), blocks)](
+            x, add, y, mask if relu and keep_mask else None, mean, scale, shift, rows, channels, mask.shape[1],
+            RELU=relu, **tile,
+        )  # fmt: skip
+        return y, mean, rstd, var, mask
+
+    def _triton_backward(
+        dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, mask: Tensor, training: bool,
+        relu: bool, want_add: bool,
+    ) -> Backward:  # fmt: skip
+        dx, d_weight, d_bias, d_add = _empty_backward(x, want_add)
+        rows, channels, tile = _rows(x), x.shape[1], _tile(x)
+        if x.numel() == 0:
+            return dx, d_weight.zero_(), d_bias.zero_(), d_add
+        blocks = triton.cdiv(channels, tile["CHANNELS"])
+        pieces, rows_of_each = _pieces(x, blocks, tile["ROWS"])
+        partial = x.new_empty(pieces, 2, channels, dtype=_acc(x))
+        a, b, d = (torch.empty_like(mean) for _ in range(3))
+        bits = mask if relu else None
+        backward_sums_kernel[(pieces, blocks)](
+            dy, bits, x, mean, partial, rows, rows_of_each, channels, mask.shape[1], **tile
+        )
+        coefficients_kernel[(triton.cdiv(channels, 16),)](
+            partial, weight, rstd, d_weight, d_bias, a, b, d, rows, pieces, channels,
+            ACC=tile["ACC"], PIECES=64, CHANNELS=16, num_warps=4,
+        )  # fmt: skip
+        backward_kernel[(triton.cdiv(rows, tile["ROWS"]), blocks)](
+            dy, bits, x, mean, a, b, d, dx, d_add if want_add else None, rows, channels, mask.shape[1],
+            TRAINING=training, **tile,
+        )  # fmt: skip
+        return dx, d_weight, d_bias, d_add
+
+    native.raw_op(FORWARD.format("triton"), _triton_forward, _fake_forward)
+    native.raw_op(BACKWARD.format("triton"), _triton_backward, _fake_backward)
