@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from perfsuite import cuda_extension
 from perfsuite.kernels import native
 
 try:
@@ -335,3 +336,58 @@ if triton is not None:
 
     native.raw_op(FORWARD.format("triton"), _triton_forward, _fake_forward)
     native.raw_op(BACKWARD.format("triton"), _triton_backward, _fake_backward)
+
+
+# -- CUDA C++ ---------------------------------------------------------------------------------------------------------
+
+LEAST_ROWS = 128  # of a piece, for the threads of a block that lie along the rows
+
+
+def _cuda_pieces(x: Tensor) -> tuple[int, int]:
+    """As _pieces; a block has 32 threads along the channels at most, with 16 bytes each."""
+    return _pieces(x, -(-x.shape[1] * x.element_size() // 512), LEAST_ROWS)
+
+
+def _cuda_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, add: Tensor | None, given_mean: Tensor | None,
+    given_var: Tensor | None, eps: float, relu: bool, keep_mask: bool,
+) -> Forward:  # fmt: skip
+    y, mean, rstd, var, mask = _empty_forward(x, relu, keep_mask)
+    if x.numel() == 0:
+        return y, mean.zero_(), rstd.fill_(1), var.fill_(1), mask
+    pieces, rows_of_each = _cuda_pieces(x)
+    weight, bias = (None if t is None else t.to(_acc(x)).contiguous() for t in (weight, bias))
+    partial = None
+    if given_mean is None:
+        partial = x.new_empty(pieces, 3, x.shape[1], dtype=_acc(x))
+        scale, shift = torch.empty_like(mean), torch.empty_like(mean)
+    else:
+        mean, rstd, scale, shift = _given(x, weight, bias, given_mean, given_var, eps)
+        var.copy_(given_var)
+    cuda_extension.call(
+        "perfsuite_batch_norm_add_relu_forward", x.dtype, x, weight, bias, add, partial, mean, rstd, var, scale, shift,
+        y, mask if relu and keep_mask else None, int(relu), _rows(x), rows_of_each, pieces, x.shape[1], eps,
+    )  # fmt: skip
+    return y, mean, rstd, var, mask
+
+
+def _cuda_backward(
+    dy: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, rstd: Tensor, mask: Tensor, training: bool, relu: bool,
+    want_add: bool,
+) -> Backward:  # fmt: skip
+    dx, d_weight, d_bias, d_add = _empty_backward(x, want_add)
+    if x.numel() == 0:
+        return dx, d_weight.zero_(), d_bias.zero_(), d_add
+    pieces, rows_of_each = _cuda_pieces(x)
+    partial = x.new_empty(pieces, 2, x.shape[1], dtype=_acc(x))
+    a, b, c = (torch.empty_like(mean) for _ in range(3))
+    cuda_extension.call(
+        "perfsuite_batch_norm_add_relu_backward", x.dtype, dy, mask if relu else None, x,
+        None if weight is None else weight.to(_acc(x)).contiguous(), mean, rstd, partial, a, b, c, dx, d_weight, d_bias,
+        d_add if want_add else None, int(training), _rows(x), rows_of_each, pieces, x.shape[1],
+    )  # fmt: skip
+    return dx, d_weight, d_bias, d_add
+
+
+native.raw_op(FORWARD.format("cuda"), _cuda_forward, _fake_forward)
+native.raw_op(BACKWARD.format("cuda"), _cuda_backward, _fake_backward)
