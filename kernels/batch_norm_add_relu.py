@@ -18,8 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from perfsuite.kernels import batch_norm_add_relu_gpu as _gpu  # registers operators
-from perfsuite.kernels import native
+from perfsuite.kernels import batch_norm_add_relu_gpu, native  # noqa: F401  its import registers operators
 from perfsuite.kernels.contract import Case, Cost, Op
 
 HALF = (torch.float16, torch.bfloat16)
@@ -43,18 +42,16 @@ def batch_norm_add_relu(
 ) -> Tensor:
     """relu(batch_norm(x) + add) by the chosen implementation (perfsuite.kernels.contract.select).
 
-    x: (N, C, H, W) float32, bfloat16, float16 or float64, any strides; what is not channels_last is copied. add: like x,
-    or None. weight, bias, running_mean, running_var: (C,) in the dtype of x, or float32 where x has half precision; None
-    for 1, 0 and no running statistics. Returns (N, C, H, W) in the dtype of x, in channels_last. In training the
+    x: (N, C, H, W) float32, bfloat16, float16 or float64, any strides; what is not channels_last is copied. add: like
+    x, or None. weight, bias, running_mean, running_var: (C,) in the dtype of x, or float32 where x has half precision;
+    None for 1, 0 and no running statistics. Returns (N, C, H, W) in the dtype of x, in channels_last. In training the
     running statistics are updated in place as torch.nn.BatchNorm2d does (unbiased variance; not where x is empty);
     otherwise they are what x is normalised with. Differentiable once in x, weight, bias and add; eager also twice.
     Raises ValueError for arguments of other shapes, dtypes and values, for one value a channel in training, and for
     evaluation without running statistics.
     """
     if x.dim() != 4 or not x.dtype.is_floating_point:
-        raise ValueError(
-            f"batch_norm_add_relu: x must be (N, C, H, W) floating-point, got {tuple(x.shape)} {x.dtype}"
-        )
+        raise ValueError(f"batch_norm_add_relu: x must be (N, C, H, W) floating-point, got {tuple(x.shape)} {x.dtype}")
     _check_channels("weight", weight, x)
     _check_channels("bias", bias, x)
     _check_channels("running_mean", running_mean, x)
@@ -73,9 +70,7 @@ def batch_norm_add_relu(
         )
     if momentum is None:
         raise ValueError("batch_norm_add_relu: momentum must be a number; a cumulative average is 1 / batches so far")
-    return OP(
-        x, weight, bias, running_mean, running_var, add, training=training, momentum=momentum, eps=eps, relu=relu
-    )
+    return OP(x, weight, bias, running_mean, running_var, add, training=training, momentum=momentum, eps=eps, relu=relu)
 
 
 def _check_channels(name: str, values: Tensor | None, x: Tensor) -> None:
@@ -177,7 +172,7 @@ def _resnet(images: int, side: int, width: int, dtype: str) -> Iterable[Case]:
 
 
 def cases(scale: str) -> list[Case]:
-    """ "tiny", "cpu" (resnet's at scale tiny: batches of 100), "gpu" (batches of 480; ResNet-50's at 56 x 56) or "code"."""
+    """ "tiny", "cpu" (with resnet's at scale tiny, batches of 100), "gpu" (with resnet's, batches of 480) or "code"."""
     half, evaluation = "bfloat16", {"training": False}
     if scale == "cpu":
         odd = [_case(20, 24, 31, 33, add=True), _case(64, 1024, 4, 4, add=True)]
@@ -237,9 +232,7 @@ def any_case() -> Any:
     dtypes = st.sampled_from(["float32", "bfloat16", "float16", "float64"])
     layouts = st.sampled_from(["channels_last", "contiguous", "every second"])
     values, yes_or_no = st.sampled_from(["ordinary", "large"]), st.booleans()
-    return st.builds(
-        build, shapes, dtypes, yes_or_no, yes_or_no, yes_or_no, layouts, values, yes_or_no, yes_or_no
-    )
+    return st.builds(build, shapes, dtypes, yes_or_no, yes_or_no, yes_or_no, layouts, values, yes_or_no, yes_or_no)
 
 
 def case_of(

@@ -1,6 +1,6 @@
 """Kernels of batch_norm_add_relu for GPUs: in Triton here, in CUDA C++ in csrc/ops/cuda/batch_norm_add_relu.cu.
 
-Both directions are three launches: sums over pieces of the rows (a row: the channels of one position of an NHWC tensor),
+Both directions are three launches: sums over pieces of the rows (a row: the channels of a position of an NHWC tensor),
 a small kernel that adds the pieces up in float64 and makes of them what each channel is multiplied with, and one that
 goes over all elements. A piece is summed about the mean of its first rows, so that nothing cancels where x is far from
 0, and that origin goes with its sums. Nothing waits for the device, and the number of pieces depends on sizes alone.
@@ -268,8 +268,10 @@ if triton is not None:
         g = _masked(dy, bits, at, r, c, mask, mask_bytes, ACC)
         gradient = g * tl.load(a + c, mask=inside, other=0.0)[None, :]
         if TRAINING:
-            centered = tl.load(x + at, mask=mask, other=0.0).to(ACC) - tl.load(mean + c, mask=inside, other=0.0)[None, :]
-            rest = centered * tl.load(b + c, mask=inside, other=0.0)[None, :]
+            center = tl.load(mean + c, mask=inside, other=0.0)[None, :]
+            rest = (tl.load(x + at, mask=mask, other=0.0).to(ACC) - center) * tl.load(b + c, mask=inside, other=0.0)[
+                None, :
+            ]
             gradient += rest + tl.load(d + c, mask=inside, other=0.0)[None, :]
         tl.store(dx + at, gradient.to(dx.dtype.element_ty), mask=mask)
         if d_add is not None:

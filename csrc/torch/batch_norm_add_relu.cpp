@@ -47,13 +47,6 @@ struct Rows {
       for (int64_t part = first; part < last; ++part) body(part, begin(part), begin(part + 1) - begin(part));
     });
   }
-  // The same from last to first: what a pass over each_part has read last may still be in the caches.
-  template <class Body>
-  void each_part_backwards(const Body& body) const {
-    at::parallel_for(0, parts, 1, [&](int64_t first, int64_t last) {
-      for (int64_t part = last; part-- > first;) body(part, begin(part), begin(part + 1) - begin(part));
-    });
-  }
   // Sums of all parts, (2, channels); add(part, first row, rows, sums) adds to those of one.
   template <class Add>
   std::vector<double> sums(const Add& add) const {
@@ -135,7 +128,7 @@ Forward forward(const Tensor& x, const std::optional<Tensor>& weight, const std:
     T* out = mutable_data<T>(y);
     uint8_t* bits = relu && keep_mask ? mutable_data<uint8_t>(mask) : nullptr;
     const bool stream = streams(y);
-    rows.each_part_backwards([&](int64_t, int64_t row, int64_t count) {
+    rows.each_part([&](int64_t, int64_t row, int64_t count) {
       const int64_t at = row * channels;
       cpu::batch_norm_add_relu_apply(from + at, added ? added + at : nullptr, normalise, relu, count, channels, out + at,
                                      bits ? bits + row * cpu::mask_bytes(channels) : nullptr, stream, isa);
@@ -181,11 +174,10 @@ Backward backward(const Tensor& dy, const Tensor& x, const std::optional<Tensor>
     }
     const cpu::Coefficients<T> coefficients{means, a.data(), training ? b.data() : nullptr, c.data()};
     T *out = mutable_data<T>(dx), *out_add = want_add ? mutable_data<T>(d_add) : nullptr;
-    const bool stream = streams(dx) && (!want_add || streams(d_add));
-    rows.each_part_backwards([&](int64_t, int64_t row, int64_t count) {
+    rows.each_part([&](int64_t, int64_t row, int64_t count) {
       const int64_t at = row * channels;
       cpu::batch_norm_add_relu_backward(upstream + at, bits_at(row), from + at, coefficients, count, channels, out + at,
-                                        out_add ? out_add + at : nullptr, stream, isa);
+                                        out_add ? out_add + at : nullptr, isa);
     });
   });
   return {dx, d_weight, d_bias, d_add};

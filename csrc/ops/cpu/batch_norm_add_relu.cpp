@@ -29,14 +29,6 @@ void with_flag(bool flag, const Body& body) {
     body(std::false_type());
 }
 
-void end_stream(bool stream) {
-#if defined(__x86_64__)
-  if (stream) _mm_sfence();  // other threads may read the rows as soon as the caller says that they are written
-#else
-  (void)stream;
-#endif
-}
-
 }  // namespace
 
 template <class T>
@@ -60,7 +52,9 @@ void batch_norm_add_relu_apply(const T* x, const T* add, const Normalise<T>& nor
     else
       PERFSUITE_DISPATCH(isa, apply_rows<T, kAdd, false, false>(x, add, normalise, rows, channels, y, mask, stream));
   });
-  end_stream(stream);
+#if defined(__x86_64__)
+  if (stream) _mm_sfence();  // other threads may read the rows as soon as the caller says that they are written
+#endif
 }
 
 template <class T>
@@ -79,18 +73,17 @@ void batch_norm_add_relu_backward_sums(const T* dy, const uint8_t* mask, const T
 
 template <class T>
 void batch_norm_add_relu_backward(const T* dy, const uint8_t* mask, const T* x, const Coefficients<T>& coefficients,
-                                  int64_t rows, int64_t channels, T* dx, T* g, bool stream, Isa isa) {
+                                  int64_t rows, int64_t channels, T* dx, T* g, Isa isa) {
   with_flag(mask, [&](auto is_masked) {
     with_flag(coefficients.b, [&](auto is_centered) {
       with_flag(g, [&](auto with_g) {
         constexpr bool kMasked = decltype(is_masked)::value, kCentered = decltype(is_centered)::value;
         constexpr bool kG = decltype(with_g)::value;
         PERFSUITE_DISPATCH(isa, backward_rows<T, kMasked, kCentered, kG>(dy, mask, x, coefficients, rows, channels, dx,
-                                                                         g, stream));
+                                                                         g));
       });
     });
   });
-  end_stream(stream);
 }
 
 #define PERFSUITE_INSTANTIATE(T)                                                                                     \
@@ -100,7 +93,7 @@ void batch_norm_add_relu_backward(const T* dy, const uint8_t* mask, const T* x, 
   template void batch_norm_add_relu_backward_sums<T>(const T*, const uint8_t*, const T*, const acc_t<T>*, int64_t,   \
                                                      int64_t, double*, Isa);                                         \
   template void batch_norm_add_relu_backward<T>(const T*, const uint8_t*, const T*, const Coefficients<T>&, int64_t, \
-                                                int64_t, T*, T*, bool, Isa);
+                                                int64_t, T*, T*, Isa);
 PERFSUITE_INSTANTIATE(float)
 PERFSUITE_INSTANTIATE(double)
 PERFSUITE_INSTANTIATE(BFloat16)

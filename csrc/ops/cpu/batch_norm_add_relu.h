@@ -53,6 +53,6 @@ void batch_norm_add_relu_backward_sums(const T* dy, const uint8_t* mask, const T
 // dx, and g where it is not null.
 template <class T>
 void batch_norm_add_relu_backward(const T* dy, const uint8_t* mask, const T* x, const Coefficients<T>& coefficients,
-                                  int64_t rows, int64_t channels, T* dx, T* g, bool stream, Isa isa);
+                                  int64_t rows, int64_t channels, T* dx, T* g, Isa isa);
 
 }  // namespace perfsuite::cpu

@@ -6,11 +6,9 @@ PERFSUITE_TARGET PERFSUITE_INLINE typename V::V load_n(const T* p, int64_t n) {
   return n == V::width ? V::load(p) : V::load_first(p, n, 0);
 }
 template <class V, class T>
-PERFSUITE_TARGET PERFSUITE_INLINE void store_n(T* p, typename V::V x, int64_t n, bool stream) {
+PERFSUITE_TARGET PERFSUITE_INLINE void store_n(T* p, typename V::V x, int64_t n) {
   if (n < V::width)
     V::store_first(p, x, n);
-  else if (stream)
-    V::stream(p, x);
   else
     V::store(p, x);
 }
@@ -22,8 +20,7 @@ PERFSUITE_TARGET PERFSUITE_INLINE void put_mask(uint8_t* row, int64_t j, int64_t
     row[j / 8] = uint8_t(j % 8 ? row[j / 8] | bits << j % 8 : bits);
   } else {
     const uint32_t inside = bits & ((1u << n) - 1);
-    row[j / 8] = uint8_t(inside);
-    if (V::width > 8 && n > 8) row[j / 8 + 1] = uint8_t(inside >> 8);
+    std::memcpy(row + j / 8, &inside, n > 8 ? 2 : 1);
   }
 }
 // g where the mask says so, else 0.
@@ -31,7 +28,11 @@ template <class V>
 PERFSUITE_TARGET PERFSUITE_INLINE typename V::V masked(const uint8_t* row, int64_t j, int64_t n, typename V::V g) {
   uint32_t bits = row[j / 8];
   if constexpr (V::width == 1) bits >>= j % 8;
-  if (V::width > 8 && n > 8) bits |= uint32_t(row[j / 8 + 1]) << 8;
+  if (V::width > 8 && n > 8) {
+    uint16_t both;
+    std::memcpy(&both, row + j / 8, 2);
+    bits = both;
+  }
   return V::select(V::mask_of(bits), g, V::set(0));
 }
 
@@ -144,7 +145,10 @@ PERFSUITE_TARGET PERFSUITE_INLINE void apply_vector(const T* x, const T* add, co
   if constexpr (kAdd) z = V::add(z, load_n<V>(add + j, n));
   if constexpr (kMask) put_mask<V>(mask, j, n, V::above_or_nan(z, V::set(0)));
   if constexpr (kRelu) z = V::max(V::set(0), z);  // of NaN: NaN
-  store_n<V>(y + j, z, n, stream);
+  if (stream)
+    V::stream(y + j, z);
+  else
+    store_n<V>(y + j, z, n);
 }
 
 template <class T, bool kAdd, bool kRelu, bool kMask>
@@ -166,30 +170,30 @@ PERFSUITE_TARGET void apply_rows(const T* x, const T* add, const Normalise<T>& n
 template <class T, bool kMasked, bool kCentered, bool kG>
 PERFSUITE_TARGET PERFSUITE_INLINE void backward_vector(const T* dy, const uint8_t* mask, const T* x,
                                                        const Coefficients<T>& coefficients, int64_t j, int64_t n, T* dx,
-                                                       T* g_out, bool stream) {
+                                                       T* g_out) {
   using V = Vec<T>;
   auto g = load_n<V>(dy + j, n);
   if constexpr (kMasked) g = masked<V>(mask, j, n, g);
-  if constexpr (kG) store_n<V>(g_out + j, g, n, stream);
+  if constexpr (kG) store_n<V>(g_out + j, g, n);
   auto gradient = V::mul(load_n<V>(coefficients.a + j, n), g);
   if constexpr (kCentered) {
     const auto centered = V::sub(load_n<V>(x + j, n), load_n<V>(coefficients.mean + j, n));
     gradient = V::add(gradient, V::multiply_add(load_n<V>(coefficients.b + j, n), centered,
                                                 load_n<V>(coefficients.c + j, n)));
   }
-  store_n<V>(dx + j, gradient, n, stream);
+  store_n<V>(dx + j, gradient, n);
 }
 
 template <class T, bool kMasked, bool kCentered, bool kG>
 PERFSUITE_TARGET void backward_rows(const T* dy, const uint8_t* mask, const T* x, const Coefficients<T>& coefficients,
-                                    int64_t rows, int64_t channels, T* dx, T* g, bool stream) {
+                                    int64_t rows, int64_t channels, T* dx, T* g) {
   constexpr int64_t w = Vec<T>::width;
   for (int64_t r = 0; r < rows; ++r) {
     int64_t j = 0;
     for (; j + w <= channels; j += w)
-      backward_vector<T, kMasked, kCentered, kG>(dy, mask, x, coefficients, j, w, dx, g, stream);
+      backward_vector<T, kMasked, kCentered, kG>(dy, mask, x, coefficients, j, w, dx, g);
     if (j < channels)
-      backward_vector<T, kMasked, kCentered, kG>(dy, mask, x, coefficients, j, channels - j, dx, g, false);
+      backward_vector<T, kMasked, kCentered, kG>(dy, mask, x, coefficients, j, channels - j, dx, g);
     dy += channels;
     dx += channels;
     if (kMasked) mask += mask_bytes(channels);
