@@ -14,7 +14,7 @@ namespace {
 // Elements per block of rows, which two passes read: within every processor's second-level cache.
 constexpr int64_t kBlockElements = 32768;
 // Rows that are added up in float32 before they go into a sum in double.
-constexpr int64_t kMostRows = 1024;
+constexpr int64_t kMostRows = 256;
 
 int64_t block_rows(int64_t channels) {
   return std::clamp<int64_t>(kBlockElements / std::max<int64_t>(1, channels), 1, kMostRows);
