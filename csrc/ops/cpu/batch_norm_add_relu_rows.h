@@ -33,7 +33,7 @@ PERFSUITE_TARGET PERFSUITE_INLINE typename V::V masked(const uint8_t* row, int64
     std::memcpy(&both, row + j / 8, 2);
     bits = both;
   }
-  return V::select(V::mask_of(bits), g, V::set(0));
+  return V::zero_unless(V::mask_of(bits), g);
 }
 
 // -- sums over rows: a group of vectors of channels stays in registers while the rows go by -----------------------------
