@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 MODULES: dict[str, str] = {
     "adamw": "perfsuite.kernels.adamw",
+    "batch_norm_add_relu": "perfsuite.kernels.batch_norm_add_relu",
     "cross_entropy": "perfsuite.kernels.cross_entropy",
     "focal_loss": "perfsuite.kernels.focal_loss",
     "global_norm": "perfsuite.kernels.global_norm",

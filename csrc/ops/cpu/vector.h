@@ -44,6 +44,11 @@ struct Plain {
   PERFSUITE_INLINE V multiply_subtract(V a, V b, V c) { return a * b - c; }
   PERFSUITE_INLINE V negative_multiply_add(V a, V b, V c) { return c - a * b; }
   PERFSUITE_INLINE Mask greater(V a, V b) { return a > b; }
+  PERFSUITE_INLINE Mask above_or_nan(V a, V b) { return !(a <= b); }
+  // One bit an element, the first the lowest.
+  PERFSUITE_INLINE uint32_t bits(Mask m) { return m; }
+  PERFSUITE_INLINE Mask mask_of(uint32_t bits) { return bits & 1; }
+  PERFSUITE_INLINE V zero_unless(Mask m, V a) { return m ? a : V(0); }
   PERFSUITE_INLINE V select(Mask m, V yes, V no) { return m ? yes : no; }
   PERFSUITE_INLINE Acc sum(V a) { return a; }
   PERFSUITE_INLINE Acc largest(V a) { return a; }
@@ -87,6 +92,14 @@ struct Avx512 {
   PERFSUITE_AVX512 PERFSUITE_INLINE V multiply_subtract(V a, V b, V c) { return _mm512_fmsub_ps(a, b, c); }
   PERFSUITE_AVX512 PERFSUITE_INLINE V negative_multiply_add(V a, V b, V c) { return _mm512_fnmadd_ps(a, b, c); }
   PERFSUITE_AVX512 PERFSUITE_INLINE Mask greater(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ); }
+  PERFSUITE_AVX512 PERFSUITE_INLINE Mask above_or_nan(V a, V b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+  PERFSUITE_AVX512 PERFSUITE_INLINE uint32_t bits(Mask m) { return m; }
+  PERFSUITE_AVX512 PERFSUITE_INLINE Mask mask_of(uint32_t bits) { return Mask(bits); }
+  PERFSUITE_AVX512 PERFSUITE_INLINE V zero_unless(Mask m, V a) {
+    // Else GCC makes a masked load of it, and from memory those run at half the speed (GCC 12, Zen 5).
+    asm("" : "+v"(a));
+    return _mm512_maskz_mov_ps(m, a);
+  }
   PERFSUITE_AVX512 PERFSUITE_INLINE V select(Mask m, V yes, V no) { return _mm512_mask_blend_ps(m, no, yes); }
   PERFSUITE_AVX512 PERFSUITE_INLINE float sum(V a) { return _mm512_reduce_add_ps(a); }
   PERFSUITE_AVX512 PERFSUITE_INLINE float largest(V a) { return _mm512_reduce_max_ps(a); }
@@ -181,6 +194,14 @@ struct Avx2 {
   PERFSUITE_AVX2 PERFSUITE_INLINE V multiply_subtract(V a, V b, V c) { return _mm256_fmsub_ps(a, b, c); }
   PERFSUITE_AVX2 PERFSUITE_INLINE V negative_multiply_add(V a, V b, V c) { return _mm256_fnmadd_ps(a, b, c); }
   PERFSUITE_AVX2 PERFSUITE_INLINE Mask greater(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_GT_OQ); }
+  PERFSUITE_AVX2 PERFSUITE_INLINE Mask above_or_nan(V a, V b) { return _mm256_cmp_ps(a, b, _CMP_NLE_UQ); }
+  PERFSUITE_AVX2 PERFSUITE_INLINE uint32_t bits(Mask m) { return uint32_t(_mm256_movemask_ps(m)); }
+  PERFSUITE_AVX2 PERFSUITE_INLINE Mask mask_of(uint32_t bits) {
+    const __m256i one_each = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i chosen = _mm256_and_si256(_mm256_set1_epi32(int(bits)), one_each);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(chosen, one_each));
+  }
+  PERFSUITE_AVX2 PERFSUITE_INLINE V zero_unless(Mask m, V a) { return _mm256_and_ps(m, a); }
   PERFSUITE_AVX2 PERFSUITE_INLINE V select(Mask m, V yes, V no) { return _mm256_blendv_ps(no, yes, m); }
   PERFSUITE_AVX2 PERFSUITE_INLINE float sum(V a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
