@@ -11,7 +11,13 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-MODULES: dict[str, str] = {"cross_entropy": "perfsuite.kernels.cross_entropy"}
+MODULES: dict[str, str] = {
+    "cross_entropy": "perfsuite.kernels.cross_entropy",
+    "dcn_cross": "perfsuite.kernels.dcn_cross",
+    "dot_interaction": "perfsuite.kernels.dot_interaction",
+    "embedding_bag": "perfsuite.kernels.embedding_bag",
+    "embedding_bag_update": "perfsuite.kernels.embedding_bag_update",
+}
 """Ops by name and the module that declares each; imported on first use."""
 
 DEFAULT = "eager"
