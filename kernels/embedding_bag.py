@@ -173,7 +173,12 @@ def any_case() -> Any:
 def case_of(weight: Tensor, indices: Tensor, offsets: Tensor) -> Case:
     """The case that a call is, for its cost."""
     wanted = torch.is_grad_enabled() and weight.requires_grad
-    shape = {"rows": weight.shape[0], "width": weight.shape[1], "bags": offsets.shape[0] - 1, "lookups": indices.shape[0]}
+    shape = {
+        "rows": weight.shape[0],
+        "width": weight.shape[1],
+        "bags": offsets.shape[0] - 1,
+        "lookups": indices.shape[0],
+    }
     return Case(str(weight.dtype).removeprefix("torch."), shape, gradient=wanted)
 
 
@@ -233,9 +238,7 @@ def scales(tensors: dict[str, Tensor], _options: dict[str, Any], upstream: Tenso
 def largest_partial_sum(zeros: Tensor, where: Tensor, terms: Tensor) -> Tensor:
     """How large a sum of terms, added to zeros at rows `where`, is expected to be on its way: as large as it ends, or as a
     walk of as many random signs."""
-    return torch.maximum(
-        zeros.index_add(0, where, terms).abs(), zeros.index_add(0, where, terms.square()).sqrt()
-    )
+    return torch.maximum(zeros.index_add(0, where, terms).abs(), zeros.index_add(0, where, terms.square()).sqrt())
 
 
 # -- eager ------------------------------------------------------------------------------------------------------------

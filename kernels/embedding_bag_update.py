@@ -64,12 +64,12 @@ def embedding_bag_update(
         raise ValueError(f"embedding_bag_update: optimizer must be {' or '.join(OPTIMIZERS)}, got {optimizer!r}")
     if (state is None) != (optimizer == "sgd"):
         has = "no state" if state is None else "a state"
-        raise ValueError(f"embedding_bag_update: rowwise_adagrad has a state and sgd has none, got {optimizer} and {has}")
+        raise ValueError(
+            f"embedding_bag_update: rowwise_adagrad has a state and sgd has none, got {optimizer} and {has}"
+        )
     if state is not None and (state.shape != weight.shape[:1] or state.dtype != compute_dtype(weight)):
         want_state = f"{tuple(weight.shape[:1])} {compute_dtype(weight)}"
-        raise ValueError(
-            f"embedding_bag_update: state must be {want_state}, got {tuple(state.shape)} {state.dtype}"
-        )
+        raise ValueError(f"embedding_bag_update: state must be {want_state}, got {tuple(state.shape)} {state.dtype}")
     if (weight.shape[1] > 1 and weight.stride(1) != 1) or (state is not None and not state.is_contiguous()):
         raise ValueError(
             "embedding_bag_update: weight must have adjacent columns and state must be contiguous, "
@@ -184,7 +184,12 @@ def case_of(
     weight: Tensor, state: Tensor | None, indices: Tensor, offsets: Tensor, grad_output: Tensor, **options: Any
 ) -> Case:
     """The case that a call is, for its cost."""
-    shape = {"rows": weight.shape[0], "width": weight.shape[1], "bags": offsets.shape[0] - 1, "lookups": indices.shape[0]}
+    shape = {
+        "rows": weight.shape[0],
+        "width": weight.shape[1],
+        "bags": offsets.shape[0] - 1,
+        "lookups": indices.shape[0],
+    }
     return Case(str(weight.dtype).removeprefix("torch."), shape, options, gradient=False)
 
 
@@ -276,7 +281,9 @@ def _cuda_launcher(
 
     (rows, width), lookups, bags = weight.shape, indices.shape[0], grad_output.shape[0]
     if max(rows, lookups, bags) >= 2**31:
-        raise ValueError(f"embedding_bag_update=cuda: at most 2^31 - 1 rows, lookups and bags, got {rows, lookups, bags}")
+        raise ValueError(
+            f"embedding_bag_update=cuda: at most 2^31 - 1 rows, lookups and bags, got {rows, lookups, bags}"
+        )
     if not lookups or not width:
         return
     gradient, offsets = grad_output.contiguous(), offsets.contiguous()
