@@ -17,11 +17,11 @@ def examine() -> list[dict[str, Any]]:
         rows.append({"group": group, "name": name, **availability._asdict(), "detail": detail})
 
     add("built", "perfsuite._native", YES, str(_native.__file__))
-    from perfsuite import torch_extension
+    from perfsuite import cuda_extension, torch_extension
 
-    extension = torch_extension.status()
-    add("built", "perfsuite._torch", Availability(extension.available, extension.reason),
-        extension.note or str(extension.path))  # fmt: skip
+    for name, extension in (("perfsuite._torch", torch_extension), ("CUDA kernels", cuda_extension)):
+        status = extension.status()
+        add("built", name, Availability(status.available, status.reason), status.note or str(status.path))
     for package, purpose in (
         ("torch", "workloads, ops"),
         ("triton", "Triton implementations"),
@@ -30,9 +30,12 @@ def examine() -> list[dict[str, Any]]:
         ("mlperf_logging", "official checks of logs"),
     ):
         add("packages", package, _package(package), purpose)
-    for tool, purpose in (("g++", "builds perfsuite._torch"), ("nvcc", "CUDA ops")):
-        path = shutil.which(tool)
-        add("tools", tool, YES if path else no(f"not on PATH; {purpose}"), path or "")
+    path = shutil.which("g++")
+    add("tools", "g++", YES if path else no("not on PATH; builds perfsuite._torch"), path or "")
+    try:
+        add("tools", "nvcc", YES, cuda_extension.nvcc())
+    except ValueError as error:
+        add("tools", "nvcc", no(str(error)))
     from perfsuite.instruments.host_stacks import HostStacks
     from perfsuite.instruments.sampler import Sampler
 

@@ -2,13 +2,14 @@
 
 import os
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import run
 
 import pytest
 
-from perfsuite import torch_extension
+from perfsuite import build_cache, torch_extension
 from perfsuite.torch_extension import TorchExtensionError
 
 SOURCE = '#include "answer.h"\n#include <Python.h>\nextern "C" int answer() { return ANSWER; }\n'
@@ -23,7 +24,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / "torch" / "one.cpp").write_text(SOURCE)
     (root / "torch" / "answer.h").write_text("#define ANSWER 1\n")
     (root / "ops" / "cpu" / "one.cpp").write_text("int one() { return 1; }\n")
-    monkeypatch.setattr(torch_extension, "_source_root", lambda: root)
+    monkeypatch.setattr(build_cache, "source_root", lambda: root)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return root
 
@@ -94,7 +95,7 @@ def test_a_cache_that_cannot_be_written_is_replaced_and_said(
     (tmp_path / "file").write_text("")
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(torch_extension.tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     path = torch_extension.build()
     assert path.is_relative_to(tmp_path / "tmp")
     status = torch_extension.status()

@@ -97,20 +97,27 @@ __device__ __forceinline__ Acc block_max(Acc x, Acc* scratch) {
   extern __shared__ __align__(16) unsigned char name##_[]; \
   type* const name = reinterpret_cast<type*>(name##_)
 
-// Blocks of one cluster (sm_90 and newer) see each other's shared memory.
+// Blocks of one cluster see each other's shared memory. Before sm_90 there are none: what uses them compiles, to code
+// that stops, and a launch with cluster > 1 is refused there.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+#define PERFSUITE_IN_CLUSTER(...) __VA_ARGS__
+#else
+#define PERFSUITE_IN_CLUSTER(...) __trap()
+#endif
 __device__ __forceinline__ unsigned cluster_rank() {
-  unsigned rank;
-  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  unsigned rank = 0;
+  PERFSUITE_IN_CLUSTER(asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank)));
   return rank;
 }
 __device__ __forceinline__ void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+  PERFSUITE_IN_CLUSTER(asm volatile("barrier.cluster.arrive.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory"));
 }
 // The same place in the shared memory of another block of the cluster.
 template <class T>
 __device__ __forceinline__ T* cluster_peer(T* own, unsigned rank) {
-  uint64_t there;
-  asm volatile("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<uint64_t>(own)), "r"(rank));
+  uint64_t there = 0;
+  PERFSUITE_IN_CLUSTER(
+      asm volatile("mapa.u64 %0, %1, %2;" : "=l"(there) : "l"(reinterpret_cast<uint64_t>(own)), "r"(rank)));
   return reinterpret_cast<T*>(there);
 }
 
