@@ -122,7 +122,7 @@ __device__ __forceinline__ int64_t end_of_row(const Update<T>& op, int64_t first
 
 // A warp for `per_warp` adjacent sorted lookups: those that are the first of their row, or of their tile.
 template <class T, int N, int PACKS>
-__global__ void __launch_bounds__(kWarps * 32) rows_kernel(Update<T> op, int64_t per_warp) {
+__global__ void __launch_bounds__(kWarps * 32, PACKS == 1 ? 4 : 2) rows_kernel(Update<T> op, int64_t per_warp) {
   using C = Columns<T, N, PACKS>;
   const int64_t warp = int64_t(blockIdx.x) * kWarps + threadIdx.x / 32;
   const int64_t stop = min((warp + 1) * per_warp, op.lookups);
