@@ -1,13 +1,16 @@
 """Cross layer of DCNv2 in its low-rank form.
 
-    p = x v^T,  q = p u^T                                             matrix products, by torch
-    y = x0 (q + bias) + x                                             element by element; all else is fused into one pass
-    backward, with upstream g:
-    grad_x0 = g (q + bias),  grad_q = g x0,  grad_bias = sum of grad_q over the rows              one pass
-    grad_p = grad_q u,  grad_u = grad_q^T p,  grad_v = grad_p^T x,  grad_x = g + grad_p v         matrix products
+    p = x v^T,  q = p u^T                               matrix products, by torch
+    y = x0 (q + bias) + x                               one pass over the elements
 
-Wang et al. 2021 (arXiv 2008.13535), section 3.3; MLPerf's DLRMv2 has three such layers of width 3456 and rank 512. There
-the products decide the time: fusing pays where the rank is small.
+    backward, with upstream g:
+    grad_x0 = g (q + bias),  grad_q = g x0,
+    grad_bias = sum of grad_q over the rows             one pass over the elements
+    grad_p = grad_q u,  grad_x = g + grad_p v,
+    grad_u = grad_q^T p,  grad_v = grad_p^T x           matrix products
+
+Wang et al. 2021 (arXiv 2008.13535), section 3.3; MLPerf's DLRMv2 has three such layers of width 3456 and rank 512.
+There the products decide the time: fusing pays where the rank is small.
 """
 
 from typing import Any
@@ -29,9 +32,9 @@ except ImportError:  # Triton has no wheels for some platforms
 def dcn_cross(x0: Tensor, x: Tensor, v: Tensor, u: Tensor, bias: Tensor) -> Tensor:
     """x0 (u (v x) + bias) + x for every row, by the chosen implementation (perfsuite.kernels.contract.select).
 
-    x0: the first layer's input, x: this layer's, both (rows, width); v: (rank, width), u: (width, rank), bias: (width,);
-    all float32, bfloat16, float16 or float64 and of one dtype, any strides. Under autocast x0 and x may have another
-    dtype than v, u and bias, and the products are taken in autocast's.
+    x0: the first layer's input, x: this layer's, both (rows, width); v: (rank, width), u: (width, rank), bias:
+    (width,); all float32, bfloat16, float16 or float64 and of one dtype, any strides. Under autocast x0 and x may have
+    another dtype than v, u and bias, and the products are taken in autocast's.
     Returns (rows, width) in the dtype of x0. Differentiable once in all five (eager: twice).
     Raises ValueError for arguments of other shapes and dtypes.
     """
@@ -71,8 +74,8 @@ def reference(x0: Tensor, x: Tensor, v: Tensor, u: Tensor, bias: Tensor) -> Tens
 
 
 def cost(case: Case) -> Cost:
-    """x0 and x are read, y is written. Backward: x0, x and g are read, grad_x0 and grad_x written. The weights once each
-    way and their gradients.
+    """x0 and x are read, y is written. Backward: x0, x and g are read, grad_x0 and grad_x written. The weights once
+    each way and their gradients.
 
     Two products of 2 rows width rank flops, in the backward four; per element add, multiply, add, in the backward add,
     two multiplications and two additions.
@@ -144,8 +147,8 @@ def case_of(x0: Tensor, x: Tensor, v: Tensor, u: Tensor, bias: Tensor) -> Case:
 def inputs(case: Case, device: str, generator: torch.Generator) -> dict[str, Tensor]:
     """Fresh features and weights of one call; the weights are small enough to keep the size of the features.
 
-    case.draw: layout of x0 and x ("padded rows", "every second" column, "transposed") and values ("infinite", "nan": one
-    element of x0 is).
+    case.draw: layout of x0 and x ("padded rows", "every second" column, "transposed") and values ("infinite", "nan":
+    one element of x0 is).
     """
     rows, width, rank = (case.shape[name] for name in ("rows", "width", "rank"))
     layout = case.draw.get("layout")
@@ -168,8 +171,8 @@ def inputs(case: Case, device: str, generator: torch.Generator) -> dict[str, Ten
 
 
 def scales(tensors: dict[str, Tensor], _options: dict[str, Any], upstream: Tensor) -> dict[str, Tensor]:
-    """Each product of matrices passes through values as large as it ends, or as a walk of as many terms of random signs,
-    and hands on the error of its first factor, which counts as large as its own scale."""
+    """Each product of matrices passes through values as large as it ends, or as a walk of as many terms of random
+    signs, and hands on the error of its first factor, which counts as large as its own scale."""
     x0, x, v, u, bias = (tensors[name] for name in ("x0", "x", "v", "u", "bias"))
 
     def product(a: Tensor, b: Tensor) -> Tensor:
@@ -196,7 +199,7 @@ def _eager(x0: Tensor, x: Tensor, v: Tensor, u: Tensor, bias: Tensor) -> Tensor:
     return torch.addcmul(x, x0, F.linear(F.linear(x, v), u, bias))
 
 
-# -- cpp (csrc/ops/cpu/dcn_cross.h) and triton: raw operators under one autograd function -------------------------------
+# -- cpp (csrc/ops/cpu/dcn_cross.h) and triton: raw operators under one autograd function -----------------------------
 
 
 class _DcnCross(torch.autograd.Function):

@@ -193,7 +193,7 @@ def _eager(dense: Tensor, sparse: Tensor) -> Tensor:
     return torch.cat([dense, z.index_select(1, _flat_pairs(x.shape[1], x.device))], 1)
 
 
-# -- cpp (csrc/ops/cpu/dot_interaction.h) and triton: raw operators under one autograd function -------------------------
+# -- cpp (csrc/ops/cpu/dot_interaction.h) and triton: raw operators under one autograd function -----------------------
 
 
 class _DotInteraction(torch.autograd.Function):

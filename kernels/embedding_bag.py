@@ -3,9 +3,9 @@
     output[b] = sum over offsets[b] <= p < offsets[b + 1] of weight[indices[p]]
     gradient of weight[r] = sum over the lookups p of row r of upstream[bag of p]
 
-It is torch.nn.functional.embedding_bag with mode="sum" and include_last_offset=True. Its gradient by autograd is as large
-as the table: for small tables and for checks. Training calls embedding_bag_update with the gradient of the output
-instead, which makes no gradient of the table at all (kernels/embedding_bag_update.py).
+It is torch.nn.functional.embedding_bag with mode="sum" and include_last_offset=True. Its gradient by autograd is as
+large as the table: for small tables and for checks. Training calls embedding_bag_update with the gradient of the
+output instead, which makes no gradient of the table at all (kernels/embedding_bag_update.py).
 """
 
 from typing import Any
@@ -27,12 +27,15 @@ except ImportError:  # Triton has no wheels for some platforms
 def embedding_bag(weight: Tensor, indices: Tensor, offsets: Tensor, *, mode: str = "sum") -> Tensor:
     """Sums of rows of weight by the chosen implementation (perfsuite.kernels.contract.select).
 
-    weight: (rows, width) float32, bfloat16, float16 or float64, any strides. indices: (lookups,) int64, each in [0, rows).
+    weight: (rows, width) float32, bfloat16, float16 or float64, any strides.
+    indices: (lookups,) int64, each in [0, rows).
     offsets: (bags + 1,) int64, where each bag begins and the last one ends: from 0 up to lookups, never falling; equal
-    ones are an empty bag, whose sum is 0. mode: "sum", the only one; it is named because torch's default is "mean".
+    ones are an empty bag, whose sum is 0.
+    mode: "sum", the only one; it is named because torch's default is "mean".
     Returns (bags, width) in the dtype of weight. Differentiable once in weight (eager: twice).
-    Raises ValueError for arguments of other shapes, dtypes and modes. On the CPU another index is an IndexError and other
-    offsets are a ValueError (eager: torch's own); on a GPU, where nobody waits to look, such an index makes its bag NaN.
+    Raises ValueError for arguments of other shapes, dtypes and modes. On the CPU another index is an IndexError and
+    other offsets are a ValueError (eager: torch's own); on a GPU, where nobody waits to look, such an index makes its
+    bag NaN.
     """
     check_lookups("embedding_bag", weight, indices, offsets)
     if mode != "sum":
@@ -75,8 +78,8 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
 
 
 def cost(case: Case) -> Cost:
-    """Every distinct row is read once, and the indices and offsets; the sums are written. Backward: the upstream gradient
-    is read and the gradient of the whole table written.
+    """Every distinct row is read once, and the indices and offsets; the sums are written. Backward: the upstream
+    gradient is read and the gradient of the whole table written.
 
     One addition per lookup and column, and one more for the gradient.
     """
@@ -119,7 +122,7 @@ ZIPF = {"distribution": "zipf"}
 
 
 def cases(scale: str) -> list[Case]:
-    """The first of "cpu" is the table of bench/embedding_bag_step.py; "gpu" has DLRMv2's width and lookups per sample."""
+    """The first two of "cpu" are the tables of bench/embedding_bag_step.py; "gpu" begins with DLRMv2's width."""
     one = lookup_case
     if scale == "cpu":
         return [
@@ -185,9 +188,9 @@ def case_of(weight: Tensor, indices: Tensor, offsets: Tensor) -> Case:
 def inputs(case: Case, device: str, generator: torch.Generator) -> dict[str, Tensor]:
     """Fresh table and lookups of one call.
 
-    case.draw: distribution of the rows ("uniform", "zipf": some are looked up often, and they lie anywhere in the table),
-    layout of weight ("padded rows", "every second" column, "transposed") and values ("infinite", "nan": one row is).
-    Bags are of random sizes, empty ones among them.
+    case.draw: distribution of the rows ("uniform", "zipf": some are looked up often, and they lie anywhere in the
+    table), layout of weight ("padded rows", "every second" column, "transposed") and values ("infinite", "nan": one
+    row is). Bags are of random sizes, empty ones among them.
     """
     indices, offsets = draw_lookups(case, generator)
     weight = draw_rows(case.shape["rows"], case.shape["width"], case, generator)
@@ -236,8 +239,8 @@ def scales(tensors: dict[str, Tensor], _options: dict[str, Any], upstream: Tenso
 
 
 def largest_partial_sum(zeros: Tensor, where: Tensor, terms: Tensor) -> Tensor:
-    """How large a sum of terms, added to zeros at rows `where`, is expected to be on its way: as large as it ends, or as a
-    walk of as many random signs."""
+    """How large a sum of terms, added to zeros at rows `where`, is expected to be on its way: as large as it ends, or
+    as a walk of as many random signs."""
     return torch.maximum(zeros.index_add(0, where, terms).abs(), zeros.index_add(0, where, terms.square()).sqrt())
 
 
@@ -248,7 +251,7 @@ def _eager(weight: Tensor, indices: Tensor, offsets: Tensor) -> Tensor:
     return F.embedding_bag(indices, weight, offsets, mode="sum", include_last_offset=True)
 
 
-# -- cpp (csrc/ops/cpu/embedding_bag.h) and triton: raw operators under one autograd function ---------------------------
+# -- cpp (csrc/ops/cpu/embedding_bag.h) and triton: raw operators under one autograd function -------------------------
 
 
 class _EmbeddingBag(torch.autograd.Function):
@@ -338,8 +341,8 @@ if triton is not None:
             options = _launch_options(weight)
             at_once = max(1, min(8, 1024 // options["BLOCK"]))
             forward_kernel[(bags, triton.cdiv(width, options["BLOCK"]))](
-                weight, weight.stride(0), rows, indices.contiguous(), offsets.contiguous(), out, indices.shape[0], width,
-                AT_ONCE=at_once, **options,
+                weight, weight.stride(0), rows, indices.contiguous(), offsets.contiguous(), out, indices.shape[0],
+                width, AT_ONCE=at_once, **options,
             )  # fmt: skip
         return out
 

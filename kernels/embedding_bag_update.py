@@ -14,8 +14,8 @@ state of this step is used. Other rows are not touched. This is the backward of 
     loss(output).backward()
     embedding_bag_update(weight, state, indices, offsets, output.grad, lr=0.01)
 
-The bench tool times the two ops one by one; bench/embedding_bag_step.py times the whole step against torch.nn.EmbeddingBag
-with sparse gradients and an optimizer.
+The bench tool times the two ops one by one; bench/embedding_bag_step.py times the whole step against
+torch.nn.EmbeddingBag with sparse gradients and an optimizer.
 """
 
 from typing import Any
@@ -47,13 +47,14 @@ def embedding_bag_update(
     """Change weight, and state where the optimizer has one, by the chosen implementation.
 
     weight: (rows, width) float32, bfloat16, float16 or float64, elements of a row adjacent; autograd does not see the
-    change, as with an optimizer. state: (rows,) contiguous, float32 (float64 for a float64 weight), from 0; None for
-    "sgd". indices, offsets: as embedding_bag has them. grad_output: (bags, width) in the dtype of weight. eps: at least 0.
-    Sums are taken in the dtype of state, a row's lookups in their order on the CPU and in pieces of at most 256 in cuda:
-    the same call gives the same bits. A half-precision weight is rounded to nearest after every update.
-    Raises ValueError for arguments of other shapes, dtypes, strides and values. On the CPU an index outside [0, rows) is
-    an IndexError and nothing is changed; on a GPU, where nobody waits to look, such a lookup is left out (embedding_bag
-    has made its bag NaN).
+    change, as with an optimizer. A half-precision weight is rounded to nearest after every update.
+    state: (rows,) contiguous, float32 (float64 for a float64 weight), from 0; None for "sgd".
+    indices, offsets: as embedding_bag has them. grad_output: (bags, width) in the dtype of weight. eps: at least 0.
+    Sums are taken in float32 (float64 for float64), a row's lookups in their order, in cuda in pieces of at most 256:
+    the same call gives the same bits.
+    Raises ValueError for arguments of other shapes, dtypes, strides and values. On the CPU an index outside [0, rows)
+    is an IndexError and cpp changes nothing then; on a GPU, where nobody waits to look, cuda leaves such a lookup out
+    (embedding_bag has made its bag NaN).
     """
     check_lookups("embedding_bag_update", weight, indices, offsets)
     want = (offsets.shape[0] - 1, weight.shape[1])
@@ -69,7 +70,8 @@ def embedding_bag_update(
         )
     if state is not None and (state.shape != weight.shape[:1] or state.dtype != compute_dtype(weight)):
         want_state = f"{tuple(weight.shape[:1])} {compute_dtype(weight)}"
-        raise ValueError(f"embedding_bag_update: state must be {want_state}, got {tuple(state.shape)} {state.dtype}")
+        got = f"{tuple(state.shape)} {state.dtype}"
+        raise ValueError(f"embedding_bag_update: state must be {want_state}, got {got}")
     if (weight.shape[1] > 1 and weight.stride(1) != 1) or (state is not None and not state.is_contiguous()):
         raise ValueError(
             "embedding_bag_update: weight must have adjacent columns and state must be contiguous, "
@@ -99,10 +101,11 @@ def reference(
 
 
 def cost(case: Case) -> Cost:
-    """Indices, offsets and the gradient of the bags are read once; every distinct row and its state is read and written.
+    """Indices, offsets and the gradient of the bags are read once; every distinct row and its state is read and
+    written.
 
-    An addition per lookup and column; per column of a distinct row a multiply-subtract, and for row-wise Adagrad the sum
-    of squares.
+    An addition per lookup and column; per column of a distinct row a multiply-subtract, and for row-wise Adagrad the
+    sum of squares.
     """
     shape, size, rows = case.shape, getattr(torch, case.dtype).itemsize, distinct_rows(case)
     adagrad = case.options.get("optimizer", "rowwise_adagrad") != "sgd"
@@ -196,7 +199,8 @@ def case_of(
 def inputs(case: Case, device: str, generator: torch.Generator) -> dict[str, Tensor | None]:
     """Fresh table, state, lookups and gradient of one call; case.draw as embedding_bag.inputs has it.
 
-    The state is 0 for a third of the rows, as before their first update. values "infinite" and "nan": one bag's gradient.
+    The state is 0 for a third of the rows, as before their first update. values "infinite" and "nan": one bag's
+    gradient.
     """
     indices, offsets = draw_lookups(case, generator)
     rows, width, bags = (case.shape[name] for name in ("rows", "width", "bags"))
@@ -216,8 +220,8 @@ def inputs(case: Case, device: str, generator: torch.Generator) -> dict[str, Ten
 
 
 def scales(tensors: dict[str, Any], options: dict[str, Any], _upstream: Any) -> dict[str, Tensor]:
-    """weight: itself against the step. g is a sum; the state inherits its error through the square, and the step through
-    both."""
+    """weight: itself against the step. g is a sum; the state inherits its error through the square, and the step
+    through both."""
     weight, state, indices = tensors["weight"], tensors["state"], tensors["indices"]
     terms = tensors["grad_output"][bag_of_lookup(indices, tensors["offsets"])]
     g = torch.zeros_like(weight).index_add_(0, indices, terms)
@@ -252,7 +256,7 @@ def _eager(
     weight[rows] = (weight[rows] - lr * g / (state[rows].sqrt() + eps)[:, None]).to(weight.dtype)
 
 
-# -- cpp: csrc/ops/cpu/row_updates.h ------------------------------------------------------------------------------------
+# -- cpp: csrc/ops/cpu/row_updates.h ----------------------------------------------------------------------------------
 
 
 def _cpp(
@@ -269,7 +273,7 @@ def _mark_changed(*tensors: Tensor | None) -> None:
         torch.autograd.graph.increment_version([tensor for tensor in tensors if tensor is not None])
 
 
-# -- cuda: csrc/ops/cuda/embedding_bag_update.cu ------------------------------------------------------------------------
+# -- cuda: csrc/ops/cuda/embedding_bag_update.cu ----------------------------------------------------------------------
 
 TILE = 256  # kTile there: a row with more lookups than these is summed in pieces
 
@@ -301,8 +305,8 @@ def _cuda_launcher(
 
 
 native.raw_op(
-    "embedding_bag_update_cuda(Tensor(a!) weight, Tensor(b!)? state, Tensor indices, Tensor offsets, Tensor grad_output, "
-    "float lr, float eps) -> ()",
+    "embedding_bag_update_cuda(Tensor(a!) weight, Tensor(b!)? state, Tensor indices, Tensor offsets, "
+    "Tensor grad_output, float lr, float eps) -> ()",
     _cuda_launcher,
     lambda *arguments: None,
 )
