@@ -134,7 +134,7 @@ def cases(scale: str) -> list[Case]:
     if scale in ("gpu", "code"):
         shapes = [(1_000_000, 128, 65536, 65536 * 8), (4_000_000, 64, 16384, 16384 * 20), (200_003, 96, 4093, 40_000)]
         return [
-            one(rows, width, *((64, 256) if scale == "code" else (bags, lookups)), dtype, draw=ZIPF)
+            one(*((64, width, 16, 64) if scale == "code" else (rows, width, bags, lookups)), dtype, draw=ZIPF)
             for rows, width, bags, lookups in shapes
             for dtype in ("float32", "bfloat16")
         ]

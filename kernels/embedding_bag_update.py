@@ -140,7 +140,12 @@ def cases(scale: str) -> list[Case]:
     if scale in ("gpu", "code"):
         shapes = [(1_000_000, 128, 65536, 65536 * 8), (4_000_000, 64, 16384, 16384 * 20), (200_003, 96, 4093, 40_000)]
         return [
-            one(rows, width, *((64, 256) if scale == "code" else (bags, lookups)), dtype=dtype, draw=ZIPF, **options)
+            one(
+                *((64, width, 16, 64) if scale == "code" else (rows, width, bags, lookups)),
+                dtype=dtype,
+                draw=ZIPF,
+                **options,
+            )
             for rows, width, bags, lookups in shapes
             for dtype, options in (("float32", {}), ("float32", SGD), ("bfloat16", {}))
         ]

@@ -103,8 +103,8 @@ TORCH_LIBRARY_FRAGMENT(perfsuite, m) {
   m.def("dcn_cross_cpp_forward(Tensor x0, Tensor x, Tensor v, Tensor u, Tensor bias) -> (Tensor, Tensor, Tensor)",
         {at::Tag::pt2_compliant_tag});
   m.def(
-      "dcn_cross_cpp_backward(Tensor upstream, Tensor x0, Tensor x, Tensor p, Tensor q, Tensor v, Tensor u, Tensor bias) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+      "dcn_cross_cpp_backward(Tensor upstream, Tensor x0, Tensor x, Tensor p, Tensor q, Tensor v, Tensor u, "
+      "Tensor bias) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
       {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(perfsuite, CPU, m) {

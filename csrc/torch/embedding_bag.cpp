@@ -1,4 +1,4 @@
-// perfsuite::embedding_bag_cpp_forward and _backward: csrc/ops/cpu/embedding_bag.h and row_updates.h as torch operators.
+// perfsuite::embedding_bag_cpp_forward and _backward: csrc/ops/cpu/embedding_bag.h and row_updates.h for torch.
 
 #include "../ops/cpu/embedding_bag.h"
 
@@ -51,10 +51,20 @@ Tensor backward_cpu(const Tensor& upstream_any, const Tensor& indices_any, const
   out.zero_();
   const cpu::Lookup* lookups = sorted_lookups(indices, offsets, rows, &storage);
   PERFSUITE_FOR_TYPE(upstream, "embedding_bag_backward", [&] {
-    const cpu::RowUpdates<T> op{lookups,         indices.size(0),           const_data<T>(upstream), upstream.stride(0),
-                                mutable_data<T>(out), out.stride(0),        out.size(1),             cpu::RowRule::kGradient,
-                                nullptr,         0,                         0};
-    for_rows(op.count, op.width, [&](int64_t begin, int64_t end) { cpu::update_rows<T>(op, begin, end, cpu::best_isa()); });
+    const cpu::RowUpdates<T> op{lookups,
+                                indices.size(0),
+                                const_data<T>(upstream),
+                                upstream.stride(0),
+                                mutable_data<T>(out),
+                                out.stride(0),
+                                out.size(1),
+                                cpu::RowRule::kGradient,
+                                nullptr,
+                                0,
+                                0};
+    for_rows(op.count, op.width, [&](int64_t begin, int64_t end) {
+      cpu::update_rows<T>(op, begin, end, cpu::best_isa());
+    });
   });
   return out;
 }
@@ -71,7 +81,8 @@ Tensor backward_meta(const Tensor& upstream, const Tensor&, const Tensor&, c10::
 }  // namespace perfsuite
 
 TORCH_LIBRARY_FRAGMENT(perfsuite, m) {
-  m.def("embedding_bag_cpp_forward(Tensor weight, Tensor indices, Tensor offsets) -> Tensor", {at::Tag::pt2_compliant_tag});
+  m.def("embedding_bag_cpp_forward(Tensor weight, Tensor indices, Tensor offsets) -> Tensor",
+        {at::Tag::pt2_compliant_tag});
   m.def("embedding_bag_cpp_backward(Tensor upstream, Tensor indices, Tensor offsets, SymInt rows) -> Tensor",
         {at::Tag::pt2_compliant_tag});
 }

@@ -35,19 +35,22 @@ void update_cpu(const Tensor& weight, const std::optional<Tensor>& state, const 
                                 state ? state->mutable_data_ptr<Acc>() : nullptr,
                                 Acc(learning_rate),
                                 Acc(epsilon)};
-    for_rows(op.count, op.width, [&](int64_t begin, int64_t end) { cpu::update_rows<T>(op, begin, end, cpu::best_isa()); });
+    for_rows(op.count, op.width, [&](int64_t begin, int64_t end) {
+      cpu::update_rows<T>(op, begin, end, cpu::best_isa());
+    });
   });
 }
 
-void update_meta(const Tensor&, const std::optional<Tensor>&, const Tensor&, const Tensor&, const Tensor&, double, double) {}
+void update_meta(const Tensor&, const std::optional<Tensor>&, const Tensor&, const Tensor&, const Tensor&, double,
+                 double) {}
 
 }  // namespace
 }  // namespace perfsuite
 
 TORCH_LIBRARY_FRAGMENT(perfsuite, m) {
   m.def(
-      "embedding_bag_update_cpp(Tensor(a!) weight, Tensor(b!)? state, Tensor indices, Tensor offsets, Tensor grad_output, "
-      "float lr, float eps) -> ()",
+      "embedding_bag_update_cpp(Tensor(a!) weight, Tensor(b!)? state, Tensor indices, Tensor offsets, "
+      "Tensor grad_output, float lr, float eps) -> ()",
       {at::Tag::pt2_compliant_tag});
 }
 TORCH_LIBRARY_IMPL(perfsuite, CPU, m) { m.impl("embedding_bag_update_cpp", perfsuite::update_cpu); }

@@ -9,7 +9,8 @@ namespace {
 }  // namespace
 
 template <class T>
-void dcn_cross_forward(const CrossRows<T>& op, int64_t begin, int64_t end, const T* x, int64_t x_stride, T* y, Isa isa) {
+void dcn_cross_forward(const CrossRows<T>& op, int64_t begin, int64_t end, const T* x, int64_t x_stride, T* y,
+                       Isa isa) {
   PERFSUITE_DISPATCH(isa, forward_rows<T>(op, begin, end, x, x_stride, y));
 }
 

@@ -32,7 +32,8 @@ PERFSUITE_TARGET PERFSUITE_INLINE void forward_part(const T* x0, const T* q, con
 }
 
 template <class T>
-PERFSUITE_TARGET void forward_rows(const CrossRows<T>& op, int64_t begin, int64_t end, const T* x, int64_t x_stride, T* y) {
+PERFSUITE_TARGET void forward_rows(const CrossRows<T>& op, int64_t begin, int64_t end, const T* x, int64_t x_stride,
+                                   T* y) {
   constexpr int64_t w = Vec<T>::width;
   for (int64_t r = begin; r < end; ++r) {
     const T *x0 = op.x0 + r * op.x0_stride, *q = op.q + r * op.width, *x_row = x + r * x_stride;
@@ -45,7 +46,8 @@ PERFSUITE_TARGET void forward_rows(const CrossRows<T>& op, int64_t begin, int64_
 
 template <class Access, class T>
 PERFSUITE_TARGET PERFSUITE_INLINE void backward_part(const T* upstream, const T* x0, const T* q, const T* bias,
-                                                     T* grad_x0, T* grad_q, T* grad_x, acc_t<T>* bias_sum, int64_t count) {
+                                                     T* grad_x0, T* grad_q, T* grad_x, acc_t<T>* bias_sum,
+                                                     int64_t count) {
   const auto g = Access::load(upstream, count);
   const auto of_q = Vec<T>::mul(g, Access::load(x0, count));
   Access::store(grad_x0, Vec<T>::mul(g, Vec<T>::add(Access::load(q, count), Access::load(bias, count))), count);

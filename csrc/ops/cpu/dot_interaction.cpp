@@ -1,6 +1,6 @@
 #include "dot_interaction.h"
 
-#include <memory>
+#include <algorithm>
 #include <vector>
 
 #include "vector.h"

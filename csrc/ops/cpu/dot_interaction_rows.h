@@ -13,12 +13,13 @@ struct Sample {
 
   PERFSUITE_TARGET void read(const DotInteraction<T>& op, int64_t sample) {
     constexpr int64_t w = Vec<T>::width;
-    // The next one is on its way while this one is worked on.
-    const int64_t next = sample + 1 < op.samples ? op.sample_stride : 0;
+    const bool is_last = sample + 1 == op.samples;
     for (int64_t i = 0; i < op.features; ++i) {
       const T* from = i == 0 ? op.dense + sample * op.dense_stride
                              : op.sparse + sample * op.sample_stride + (i - 1) * op.row_stride;
       acc_t<T>* to = &values[i * stride];
+      // The next sample is on its way while this one is worked on.
+      const int64_t next = is_last ? 0 : i == 0 ? op.dense_stride : op.sample_stride;
       int64_t column = 0;
       for (; column + w <= op.width; column += w) {
         __builtin_prefetch(from + next + column);
@@ -89,8 +90,9 @@ PERFSUITE_TARGET PERFSUITE_INLINE void multiply_tile(const acc_t<T>* s, const Sa
 }
 
 template <class T>
-PERFSUITE_TARGET void backward_samples(const DotInteraction<T>& op, int64_t begin, int64_t end, const T* upstream_samples,
-                                       int64_t upstream_stride, T* grad_dense, T* grad_sparse) {
+PERFSUITE_TARGET void backward_samples(const DotInteraction<T>& op, int64_t begin, int64_t end,
+                                       const T* upstream_samples, int64_t upstream_stride, T* grad_dense,
+                                       T* grad_sparse) {
   constexpr int64_t w = Vec<T>::width;
   Sample<T> x(op);
   std::vector<acc_t<T>> s(x.rows * x.rows), of_dense(x.stride), tile(kTileRows * x.stride);

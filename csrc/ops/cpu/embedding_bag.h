@@ -1,4 +1,6 @@
-// Sums of rows of a table, bag by bag, on the CPU:  out[b] = sum of table[indices[p]] over offsets[b] <= p < offsets[b + 1]
+// Sums of rows of a table, bag by bag, on the CPU:
+//
+//   out[b] = sum of table[indices[p]] over offsets[b] <= p < offsets[b + 1]
 //
 // Sums are taken in the order of the lookups, in float32 (float64 for a table of doubles).
 #pragma once
@@ -17,8 +19,8 @@ struct EmbeddingBag {
   const int64_t* offsets;  // (bags + 1,): from 0 up to lookups, never falling; the caller has checked
 };
 
-// Bags [begin, end) into out (bags, width). Returns -1, or the first lookup whose index is outside [0, rows): the rest is
-// then not written. Instantiated for float, double, BFloat16 and Half.
+// Bags [begin, end) into out (bags, width). Returns -1, or the first lookup whose index is outside [0, rows): the rest
+// is then not written. Instantiated for float, double, BFloat16 and Half.
 template <class T>
 int64_t embedding_bag_forward(const EmbeddingBag<T>& op, int64_t begin, int64_t end, T* out, Isa isa);
 

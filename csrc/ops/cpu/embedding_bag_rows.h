@@ -5,8 +5,8 @@ constexpr int64_t kAhead = 16;
 
 // `vectors` vectors of columns from `column` on, of one bag.
 template <int vectors, class T>
-PERFSUITE_TARGET PERFSUITE_INLINE void sum_columns(const EmbeddingBag<T>& op, int64_t first, int64_t last, int64_t column,
-                                                   T* out) {
+PERFSUITE_TARGET PERFSUITE_INLINE void sum_columns(const EmbeddingBag<T>& op, int64_t first, int64_t last,
+                                                   int64_t column, T* out) {
   constexpr int64_t w = Vec<T>::width;
   typename Vec<T>::V sums[vectors];
   for (int i = 0; i < vectors; ++i) sums[i] = Vec<T>::set(0);
