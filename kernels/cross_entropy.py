@@ -109,7 +109,7 @@ def _case(rows: int, classes: int, dtype: str = "float32", draw: dict[str, Any] 
 
 
 def cases(scale: str) -> list[Case]:
-    """Of scale "tiny" (1024x256 is llama's, 64x10 resnet's) or "gpu" (128256 classes are Llama 3.1's)."""
+    """Of scale "tiny" (1024x256 is llama's, 64x10 resnet's), "gpu" (128256 classes are Llama 3.1's) or "code"."""
     if scale == "gpu":
         return [
             _case(1024, 256),
@@ -119,8 +119,11 @@ def cases(scale: str) -> list[Case]:
             _case(8192, 128256, "bfloat16"),
             _case(4093, 50257, "bfloat16", label_smoothing=0.1),
         ]
+    if scale == "code":
+        widths = [(128256, "bfloat16"), (50257, "bfloat16"), (32000, "bfloat16"), (32000, "float32"), (256, "float32")]
+        return [_case(64, classes, dtype) for classes, dtype in widths]
     if scale != "tiny":
-        raise ValueError(f"cross_entropy has cases for the scales tiny and gpu, not {scale!r}")
+        raise ValueError(f"cross_entropy has cases for the scales tiny, gpu and code, not {scale!r}")
     everything = {"label_smoothing": 0.1, "z_loss": 1e-3}
     ignoring = {"ignored": 0.4}
     return [

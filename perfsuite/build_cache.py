@@ -128,6 +128,7 @@ def compile_objects(
 ) -> list[str]:  # fmt: skip
     """Compile each source with `command`, unless its object is kept from an earlier build; returns the objects.
 
+    Beside each object stays what the compiler said, <object>.log.
     base: digest of all that every object depends on besides its own text. progress: called with a line for each.
     """
     kept = target.folder / "objects"
@@ -140,9 +141,11 @@ def compile_objects(
     def compile_one(source: Path) -> str:
         made = kept / object_name(base, source)
         if made.exists():
-            os.utime(made)
+            for path in (made, made.with_suffix(".log")):
+                os.utime(path)
         else:
-            call(target, [*command, "-c", str(source), "-o", str(scratch / made.name)], source.name, advice)
+            said = call(target, [*command, "-c", str(source), "-o", str(scratch / made.name)], source.name, advice)
+            made.with_suffix(".log").write_text(said)
             os.replace(scratch / made.name, made)
         done.append(str(made))
         progress(f"compiled {source.name} ({len(done)} of {len(ordered)})")
@@ -152,15 +155,16 @@ def compile_objects(
         return list(pool.map(compile_one, ordered))
 
 
-def call(target: Target, command: list[str], what: str, advice: str) -> None:
-    """Run a compiler. BuildError with its first error where it fails; all that it said goes to the log."""
+def call(target: Target, command: list[str], what: str, advice: str) -> str:
+    """Run a compiler; returns what it said. BuildError with its first error where it fails, and the log has it all."""
     answer = subprocess.run(command, capture_output=True, text=True, errors="replace")
+    said = answer.stderr + answer.stdout
     if answer.returncode != 0:
-        said = answer.stderr + answer.stdout
         target.log.write_text(" ".join(command) + "\n" + said)
         raise BuildError(
             f"{target.title}: compiling {what} failed: {first_error(said)} (all of it: {target.log}); {advice}"
         )
+    return said
 
 
 def _forget_old(folder: Path) -> None:

@@ -26,11 +26,11 @@ LAYERS = (
      "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
      "perfsuite.workloads.contract", "perfsuite.workloads.registry"},
     {"perfsuite.kernels"},
-    {"perfsuite.instruments", "perfsuite.workloads"},
+    {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
     {"perfsuite.watch", "perfsuite.account_phases", "perfsuite.account_ops", "perfsuite.account_checks",
      "perfsuite.account_blocks", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report"},
-    {"perfsuite.doctor", "perfsuite.cli"},
+    {"perfsuite.doctor", "perfsuite.cli", "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).
