@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from perfsuite.kernels.batch_norm_add_relu import batch_norm_add_relu
 from perfsuite.kernels.cross_entropy import cross_entropy
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 
@@ -93,6 +94,28 @@ CONFIGS = {
 }
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """relu(bn(x) + add); without relu, and without an addition, where they are not asked for."""
+
+    def forward(self, x: torch.Tensor, add: torch.Tensor | None = None, relu: bool = True) -> torch.Tensor:
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        return batch_norm_add_relu(x, self.weight, self.bias, self.running_mean, self.running_var, add,
+                                   training=self.training, momentum=self.momentum, eps=self.eps, relu=relu)  # fmt: skip
+
+
+class Shortcut(nn.Module):
+    """bn(1x1(x)): x in other channels, or smaller."""
+
+    def __init__(self, channels: int, wide: int, stride: int) -> None:
+        super().__init__()
+        self.convolve = nn.Conv2d(channels, wide, 1, stride, bias=False)
+        self.norm = BatchNorm(wide)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.convolve(x), relu=False)
+
+
 class Bottleneck(nn.Module):
     """relu(x + bn(1x1(relu(bn(3x3(relu(bn(1x1(x)))))))): narrow, convolve, widen."""
 
@@ -100,19 +123,19 @@ class Bottleneck(nn.Module):
         super().__init__()
         wide = EXPANSION * width
         self.narrow = nn.Conv2d(channels, width, 1, bias=False)
-        self.narrow_norm = nn.BatchNorm2d(width)
+        self.narrow_norm = BatchNorm(width)
         self.convolve = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
-        self.convolve_norm = nn.BatchNorm2d(width)
+        self.convolve_norm = BatchNorm(width)
         self.widen = nn.Conv2d(width, wide, 1, bias=False)
-        self.widen_norm = nn.BatchNorm2d(wide)
+        self.widen_norm = BatchNorm(wide)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or channels != wide:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, wide, 1, stride, bias=False), nn.BatchNorm2d(wide))
+            self.shortcut = Shortcut(channels, wide, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.relu(self.narrow_norm(self.narrow(x)))
-        y = F.relu(self.convolve_norm(self.convolve(y)))
-        return F.relu(self.shortcut(x) + self.widen_norm(self.widen(y)))
+        y = self.narrow_norm(self.narrow(x))
+        y = self.convolve_norm(self.convolve(y))
+        return self.widen_norm(self.widen(y), add=self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -122,7 +145,7 @@ class ResNet(nn.Module):
         super().__init__()
         channels, width = config.width, config.width
         self.stem = nn.Conv2d(1, channels, 3, config.stem_stride, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(channels)
+        self.stem_norm = BatchNorm(channels)
         blocks = []
         for stage, count in enumerate(config.blocks):
             for index in range(count):
@@ -136,7 +159,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = F.relu(self.stem_norm(self.stem(images)))
+        x = self.stem_norm(self.stem(images))
         for block in self.blocks:
             x = block(x)
         return self.classify(x.mean((2, 3)))
