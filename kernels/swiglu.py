@@ -114,9 +114,7 @@ def cases(scale: str) -> list[Case]:
             _case(4096, 8192),
         ]
     if scale == "code":
-        return [
-            Case(case.dtype, {**case.shape, "rows": 16}, case.options, case.draw) for case in cases("gpu")
-        ]  # fmt: skip
+        return [Case(case.dtype, {**case.shape, "rows": 16}, case.options, case.draw) for case in cases("gpu")]
     if scale != "tiny":
         raise ValueError(f"swiglu has cases for the scales tiny, cpu, gpu and code, not {scale!r}")
     return [
