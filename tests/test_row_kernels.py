@@ -1,4 +1,4 @@
-"""The C++ kernels of swiglu, softmax and focal_loss by themselves: each instruction set, element type and odd widths."""
+"""The C++ kernels of swiglu, softmax and focal_loss by themselves: every instruction set, type and odd width."""
 
 import ctypes
 import os
