@@ -183,7 +183,7 @@ def _eager(x: Tensor) -> Tensor:
     return torch.softmax(x, -1)
 
 
-# -- autograd of cpp (csrc/ops/cpu/softmax.h) and triton ----------------------------------------------------------------
+# -- autograd of cpp (csrc/ops/cpu/softmax.h) and triton --------------------------------------------------------------
 
 
 class _Softmax(torch.autograd.Function):

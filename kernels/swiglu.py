@@ -78,7 +78,7 @@ def _twice_u(x: Tensor) -> Tensor:
 
 
 def cost(case: Case) -> Cost:
-    """gate and up are read and the output is written; the backward reads them and the upstream and writes two gradients.
+    """gate and up are read, the output is written; the backward reads them and the upstream and writes two gradients.
 
     Flops, of silu: exponential, add, divide and two multiplications; as many again and five more for the gradients.
     """
@@ -93,7 +93,7 @@ def _case(rows: int, hidden: int, dtype: str = "float32", activation: str = "sil
 
 
 def cases(scale: str) -> list[Case]:
-    """Of scale "tiny", "cpu" (1024x352 is llama's), "gpu" (65536x1408 is llama's, 14336 is Llama 3.1 8B's) or "code"."""
+    """Of scale "tiny", "cpu" (1024x352 is llama's), "gpu" (65536x1408: llama's, 14336: Llama 3.1 8B's) or "code"."""
     if scale == "cpu":
         return [
             _case(4096, 2816),
@@ -114,9 +114,7 @@ def cases(scale: str) -> list[Case]:
             _case(4096, 8192),
         ]
     if scale == "code":
-        return [
-            Case(case.dtype, {**case.shape, "rows": 16}, case.options, case.draw) for case in cases("gpu")
-        ]  # fmt: skip
+        return [Case(case.dtype, {**case.shape, "rows": 16}, case.options, case.draw) for case in cases("gpu")]
     if scale != "tiny":
         raise ValueError(f"swiglu has cases for the scales tiny, cpu, gpu and code, not {scale!r}")
     return [
@@ -243,7 +241,7 @@ def _eager(gate: Tensor, up: Tensor | None = None, *, activation: str) -> Tensor
     return F.gelu(gate, approximate="tanh" if activation == "gelu_tanh" else "none") * up
 
 
-# -- autograd of cpp (csrc/ops/cpu/swiglu.h) and triton -----------------------------------------------------------------
+# -- autograd of cpp (csrc/ops/cpu/swiglu.h) and triton ---------------------------------------------------------------
 
 
 class _SwiGLU(torch.autograd.Function):
@@ -389,9 +387,7 @@ if triton is not None:
             )  # fmt: skip
         return out
 
-    def _triton_backward(
-        upstream: Tensor, gate: Tensor, up: Tensor | None, activation: str
-    ) -> tuple[Tensor, Tensor]:
+    def _triton_backward(upstream: Tensor, gate: Tensor, up: Tensor | None, activation: str) -> tuple[Tensor, Tensor]:
         grad_gate, grad_up = _empty_gradients(upstream, gate, up, activation)
         if gate.numel():
             x, y = _halves(gate, up)
@@ -408,9 +404,7 @@ if triton is not None:
     def _empty_output(gate: Tensor, up: Tensor | None, _activation: str = "") -> Tensor:
         return gate.new_empty(gate.shape if up is not None else (*gate.shape[:-1], gate.shape[-1] // 2))
 
-    def _empty_gradients(
-        _upstream: Tensor, gate: Tensor, up: Tensor | None, _activation: str
-    ) -> tuple[Tensor, Tensor]:
+    def _empty_gradients(_upstream: Tensor, gate: Tensor, up: Tensor | None, _activation: str) -> tuple[Tensor, Tensor]:
         """The second is (0,) where gate is packed."""
         return gate.new_empty(gate.shape), gate.new_empty(gate.shape if up is not None else (0,))
 

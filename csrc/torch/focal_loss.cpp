@@ -21,8 +21,8 @@ double value_of(const std::optional<Tensor>& scalar) { return scalar ? scalar->i
 void check_targets(const Tensor& target, int64_t classes) {
   const int64_t* values = target.const_data_ptr<int64_t>();
   for (int64_t r = 0; r < target.numel(); ++r)
-    TORCH_CHECK_INDEX(values[r] >= cpu::kIgnored && values[r] < classes, "focal_loss: target ", values[r], " of row ", r,
-                      " is neither -2, -1 nor within [0, ", classes, ")");
+    TORCH_CHECK_INDEX(values[r] >= cpu::kIgnored && values[r] < classes, "focal_loss: target ", values[r], " of row ",
+                      r, " is neither -2, -1 nor within [0, ", classes, ")");
 }
 
 // Loss (where wanted) and gradient times factor (into a tensor of logits' shape, or none) of all rows.
@@ -35,8 +35,8 @@ double run(const Tensor& logits_any, const Tensor& target_any, double alpha, dou
   const int64_t block = cpu::focal_loss_block(classes), blocks = (logits.size(0) + block - 1) / block;
   std::vector<double> sums(want_loss ? blocks : 0);
   PERFSUITE_FOR_TYPE(logits, "focal_loss", [&] {
-    const cpu::FocalLoss<T> op{const_data<T>(logits), logits.stride(0), target.const_data_ptr<int64_t>(), logits.size(0),
-                               classes, gamma, alpha < 0 ? 1 : alpha, alpha < 0 ? 1 : 1 - alpha};
+    const cpu::FocalLoss<T> op{const_data<T>(logits), logits.stride(0), target.const_data_ptr<int64_t>(),
+                               logits.size(0), classes, gamma, alpha < 0 ? 1 : alpha, alpha < 0 ? 1 : 1 - alpha};
     T* out = gradient ? mutable_data<T>(*gradient) : nullptr;
     const auto isa = cpu::best_isa();
     for_rows(blocks, block * classes, [&](int64_t begin, int64_t end) {
@@ -49,11 +49,13 @@ double run(const Tensor& logits_any, const Tensor& target_any, double alpha, dou
 }
 
 // (loss, gradient for an upstream gradient of 1, or (0,) where it is not wanted).
-std::tuple<Tensor, Tensor> forward_cpu(const Tensor& logits, const Tensor& target, const std::optional<Tensor>& normalizer,
-                                       double alpha, double gamma, bool with_gradient) {
+std::tuple<Tensor, Tensor> forward_cpu(const Tensor& logits, const Tensor& target,
+                                       const std::optional<Tensor>& normalizer, double alpha, double gamma,
+                                       bool with_gradient) {
   const double divisor = value_of(normalizer);
   Tensor loss = at::empty({}, logits.options().dtype(acc_type(logits)));
-  Tensor gradient = with_gradient ? empty_reused(logits.sizes(), logits.scalar_type()) : at::empty({0}, logits.options());
+  Tensor gradient =
+      with_gradient ? empty_reused(logits.sizes(), logits.scalar_type()) : at::empty({0}, logits.options());
   const double total = run(logits, target, alpha, gamma, 1 / divisor, true, with_gradient ? &gradient : nullptr);
   loss.fill_(total / divisor);
   return {loss, gradient};
@@ -66,8 +68,8 @@ Tensor backward_cpu(const Tensor& upstream, const Tensor& logits, const Tensor& 
   return gradient;
 }
 
-std::tuple<Tensor, Tensor> forward_meta(const Tensor& logits, const Tensor&, const std::optional<Tensor>&, double, double,
-                                        bool with_gradient) {
+std::tuple<Tensor, Tensor> forward_meta(const Tensor& logits, const Tensor&, const std::optional<Tensor>&, double,
+                                        double, bool with_gradient) {
   return {at::empty({}, logits.options().dtype(acc_type(logits))),
           with_gradient ? at::empty_symint(logits.sym_sizes(), logits.options()) : at::empty({0}, logits.options())};
 }

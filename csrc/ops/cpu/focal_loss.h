@@ -1,6 +1,6 @@
-// Sigmoid focal loss of rows of logits against class indices (Lin et al. 2017), with its gradient in the same pass. With
-// u = x where the class is not the row's target and u = -x where it is, q = sigmoid(u), p = sigmoid(-u) and w the
-// weight of the side:
+// Sigmoid focal loss of rows of logits against class indices (Lin et al. 2017), its gradient in the same pass. With u = x
+// where the class is not the row's target and u = -x where it is, q = sigmoid(u), p = sigmoid(-u) and w the weight of
+// the side:
 //
 //   loss = w q^gamma softplus(u)          dloss/du = w q^gamma (gamma p softplus(u) + q)
 //
@@ -34,6 +34,7 @@ int64_t focal_loss_block(int64_t classes);
 // Blocks [begin, end). sums[block]: the losses of its rows, null: not wanted. gradient: contiguous rows, scale times the
 // gradient, null: not wanted.
 template <class T>
-void focal_loss(const FocalLoss<T>& op, int64_t begin, int64_t end, double* sums, T* gradient, acc_t<T> scale, Isa isa);
+void focal_loss(const FocalLoss<T>& op, int64_t begin, int64_t end, double* sums, T* gradient, acc_t<T> scale,
+                Isa isa);
 
 }  // namespace perfsuite::cpu

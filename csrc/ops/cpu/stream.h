@@ -1,4 +1,4 @@
-// Writing past the caches: for outputs of more than the caches hold it saves reading every line before it is overwritten.
+// Writing past the caches: for outputs of more than these hold it saves reading every line before it is overwritten.
 #pragma once
 
 #include <cstdint>
