@@ -140,12 +140,13 @@ def compile_objects(
 
     def compile_one(source: Path) -> str:
         made = kept / object_name(base, source)
-        if made.exists():
-            for path in (made, made.with_suffix(".log")):
-                os.utime(path)
+        log = made.with_suffix(".log")
+        if made.exists() and log.exists():
+            os.utime(made)
+            os.utime(log)
         else:
             said = call(target, [*command, "-c", str(source), "-o", str(scratch / made.name)], source.name, advice)
-            made.with_suffix(".log").write_text(said)
+            log.write_text(said)
             os.replace(scratch / made.name, made)
         done.append(str(made))
         progress(f"compiled {source.name} ({len(done)} of {len(ordered)})")
