@@ -10,6 +10,9 @@ namespace {
 using namespace perfsuite::cuda;
 
 constexpr int kThreads = 512;
+// Of a multiprocessor: so that some blocks read while others write. float64 would spill registers.
+template <class T>
+constexpr int kBlocks = sizeof(T) == 8 ? 1 : 3;
 
 template <class Acc>
 __device__ __forceinline__ Acc infinity() {
@@ -97,7 +100,7 @@ __device__ __forceinline__ void write_zeros(const Packs<T, N>& out, int64_t begi
 
 // Shared memory: 32 values for the sums over a block, the block's Row, then the slice if KEEP.
 template <class T, int N, bool KEEP>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     forward(const T* logits, int64_t row_stride, const int64_t* targets, const acc_t<T>* scale, acc_t<T>* losses,
             acc_t<T>* stats, T* gradient, int64_t cluster, Options o) {
   using Acc = acc_t<T>;
@@ -167,7 +170,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // The gradient of row r times upstream[r * upstream_stride] (and *scale), from the forward's stats.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     backward(const T* logits, int64_t row_stride, const int64_t* targets, const acc_t<T>* stats, const acc_t<T>* scale,
              const acc_t<T>* upstream, int64_t upstream_stride, T* gradient, int64_t blocks, Options o) {
   using Acc = acc_t<T>;
