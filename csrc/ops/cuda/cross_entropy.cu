@@ -100,7 +100,7 @@ __device__ __forceinline__ void write_zeros(const Packs<T, N>& out, int64_t begi
 
 // Shared memory: 32 values for the sums over a block, the block's Row, then the slice if KEEP.
 template <class T, int N, bool KEEP>
-__global__ void __launch_bounds__(kThreads, kBlocks<T>)
+__global__ void __launch_bounds__(kThreads, KEEP ? kBlocks<T> : 1)
     forward(const T* logits, int64_t row_stride, const int64_t* targets, const acc_t<T>* scale, acc_t<T>* losses,
             acc_t<T>* stats, T* gradient, int64_t cluster, Options o) {
   using Acc = acc_t<T>;
