@@ -39,7 +39,8 @@ struct Packs {
   int64_t first, end;
 
   __device__ __forceinline__ Packs(const T* row, int64_t classes)
-      : first(N == 1 ? 0 : int64_t(reinterpret_cast<uint64_t>(row) % (N * sizeof(T)) / sizeof(T))), end(first + classes) {
+      : first(N == 1 ? 0 : int64_t(reinterpret_cast<uint64_t>(row) % (N * sizeof(T)) / sizeof(T))),
+        end(first + classes) {
     base = const_cast<T*>(row) - first;
   }
   __device__ __forceinline__ int64_t count() const { return (end + N - 1) / N; }
@@ -259,5 +260,6 @@ extern "C" int perfsuite_cross_entropy_count(int dtype, const void* target, void
     return launch(kernel, dim3(1), dim3(kThreads), 32 * sizeof(int), cudaStream_t(stream), 1,
                   static_cast<const int64_t*>(target), out, rows, ignore_index);
   };
-  return dtype == kDouble ? go(count<double>, static_cast<double*>(scale)) : go(count<float>, static_cast<float*>(scale));
+  if (dtype == kDouble) return go(count<double>, static_cast<double*>(scale));
+  return go(count<float>, static_cast<float*>(scale));
 }
