@@ -130,7 +130,8 @@ def cases(scale: str) -> list[Case]:
         ]
     if scale == "code":
         widths = [(128256, "bfloat16"), (50257, "bfloat16"), (32000, "bfloat16"), (32000, "float32"), (256, "float32")]
-        return [*(_case(64, classes, dtype) for classes, dtype in widths), _case(64, 32000, "bfloat16", reduction="none")]
+        both = [_case(64, classes, dtype) for classes, dtype in widths]
+        return [*both, _case(64, 32000, "bfloat16", reduction="none")]  # the last has a backward of its own
     if scale != "tiny":
         raise ValueError(f"cross_entropy has cases for the scales tiny, cpu, gpu and code, not {scale!r}")
     everything = {"label_smoothing": 0.1, "z_loss": 1e-3}

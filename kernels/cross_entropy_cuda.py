@@ -6,8 +6,8 @@ from torch import Tensor
 from perfsuite.cuda_extension import call
 
 SLICE_BYTES = 32768
-"""Of a row to a block, where clusters can have it so: four blocks of 512 threads then share a multiprocessor, and some
-read while others write. On an H100 not measured."""
+"""Of a row to a block, where clusters can have it so: at least three blocks of 512 threads then share a multiprocessor,
+and some read while others write. On an H100 not measured."""
 MOST_BLOCKS = 8
 """To a row: clusters of up to 8 are portable."""
 _SCRATCH_BYTES = 36 * 8

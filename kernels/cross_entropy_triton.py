@@ -137,12 +137,12 @@ def backward_kernel(
 
 
 def launch_options(classes: int, dtype: torch.dtype) -> dict[str, Any]:
-    """Block, warps and accumulator for rows of this many classes: at most 64 elements of a row to a thread."""
+    """Block, warps and accumulator for rows of this many classes: at most 32 elements of a row to a thread."""
     most = ONE_BLOCK_CLASSES if dtype != torch.float64 else ONE_BLOCK_CLASSES // 2
     one_block = classes <= most
     block = max(32, triton.next_power_of_2(classes)) if one_block else LOOP_BLOCK
     acc = tl.float64 if dtype == torch.float64 else tl.float32
-    return {"ONE_BLOCK": one_block, "ACC": acc, "BLOCK": block, "num_warps": min(16, max(1, block // 1024))}
+    return {"ONE_BLOCK": one_block, "ACC": acc, "BLOCK": block, "num_warps": min(32, max(1, block // 1024))}
 
 
 def count_scale(target: Tensor, ignore_index: int, dtype: torch.dtype) -> Tensor:

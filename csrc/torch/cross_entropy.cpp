@@ -45,9 +45,11 @@ cpu::CrossEntropy<T> kernel_arguments(const Tensor& logits, const Tensor& target
 // What the gradient of a row is multiplied by besides its upstream gradient.
 double gradient_scale(int64_t reduction, int64_t counted) { return reduction == kMean ? 1.0 / double(counted) : 1.0; }
 
-// The loss of each row and its stats; the gradient times scale into `gradient`, if there is one. stream: past the caches.
+// The loss of each row and its stats; the gradient times scale into `gradient`, if there is one, past the caches if
+// `stream`.
 std::tuple<Tensor, Tensor> each_row(const Tensor& logits, const Tensor& target, int64_t ignore_index,
-                                    double label_smoothing, double z_loss, Tensor* gradient, double scale, bool stream) {
+                                    double label_smoothing, double z_loss, Tensor* gradient, double scale,
+                                    bool stream) {
   const auto acc = logits.options().dtype(perfsuite::acc_type(logits));
   Tensor losses = at::empty({logits.size(0)}, acc), stats = at::empty({logits.size(0), 2}, acc);
   PERFSUITE_FOR_TYPE(logits, "cross_entropy", [&] {
@@ -128,11 +130,13 @@ std::tuple<Tensor, Tensor, Tensor> forward_meta(const Tensor& logits, const Tens
   const auto acc = logits.options().dtype(perfsuite::acc_type(logits));
   const c10::SymInt rows = logits.sym_size(0);
   Tensor loss = reduction == kNone ? at::empty_symint({rows}, acc) : at::empty({}, acc);
-  Tensor gradient = with_gradient ? at::empty_symint(logits.sym_sizes(), logits.options()) : at::empty({0}, logits.options());
+  Tensor gradient =
+      with_gradient ? at::empty_symint(logits.sym_sizes(), logits.options()) : at::empty({0}, logits.options());
   return {loss, at::empty_symint({rows, 2}, acc), gradient};
 }
 
-Tensor backward_meta(const Tensor&, const Tensor& logits, const Tensor&, const Tensor&, int64_t, double, double, int64_t) {
+Tensor backward_meta(const Tensor&, const Tensor& logits, const Tensor&, const Tensor&, int64_t, double, double,
+                     int64_t) {
   return at::empty_symint(logits.sym_sizes(), logits.options());
 }
 

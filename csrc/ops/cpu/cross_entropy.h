@@ -4,9 +4,9 @@
 //   loss = lse - (1 - e) x_target - e mean_j x_j + z lse^2            e: label_smoothing, z: z_loss
 //   dloss/dx_j = (1 + 2 z lse) exp(x_j - m) / s - e / classes - (1 - e) [j = target]
 //
-// A row is read from memory once: its gradient is written while it is still in the cache. Sums over blocks of a row and
-// the logarithm are taken in double. NaN and infinities come out as in that formula, except that an ignored row is not
-// read: its loss and gradient are 0 whatever it holds.
+// A row is read from memory once, and each exponential is computed once: those of a row wait in the cache for its sum.
+// Sums over blocks of a row and the logarithm are taken in double. NaN and infinities come out as in that formula, except
+// that an ignored row is not read: its loss and gradient are 0 whatever it holds.
 #pragma once
 
 #include "types.h"
@@ -35,7 +35,7 @@ struct RowStats {
 // Where gradients go. Row r is multiplied by scale * upstream[r * upstream_stride]; upstream null: by scale.
 template <class T>
 struct Gradient {
-  T* out;  // (rows, classes), contiguous
+  T* out;  // (rows, classes), contiguous; in the forward it may be the logits
   acc_t<T> scale;
   const acc_t<T>* upstream = nullptr;
   int64_t upstream_stride = 0;

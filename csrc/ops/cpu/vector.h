@@ -288,19 +288,4 @@ struct Avx2 {
 
 #endif  // defined(__x86_64__)
 
-// The n < width elements at p, padded.
-template <class Vec, class T>
-struct Partial {
-  T buffer[Vec::width];
-  Partial(const T* p, int64_t n, float pad) {
-    for (int64_t i = 0; i < Vec::width; ++i) {
-      if (i < n) {
-        buffer[i] = p[i];
-      } else {
-        from_acc(pad, &buffer[i]);
-      }
-    }
-  }
-};
-
 }  // namespace perfsuite::cpu

@@ -10,6 +10,9 @@ namespace {
 using namespace perfsuite::cuda;
 
 constexpr int kThreads = 512;
+// Of a multiprocessor: so that some blocks read while others write. float64 would spill registers.
+template <class T>
+constexpr int kBlocks = sizeof(T) == 8 ? 1 : 3;
 
 template <class Acc>
 __device__ __forceinline__ Acc infinity() {
@@ -36,7 +39,8 @@ struct Packs {
   int64_t first, end;
 
   __device__ __forceinline__ Packs(const T* row, int64_t classes)
-      : first(N == 1 ? 0 : int64_t(reinterpret_cast<uint64_t>(row) % (N * sizeof(T)) / sizeof(T))), end(first + classes) {
+      : first(N == 1 ? 0 : int64_t(reinterpret_cast<uint64_t>(row) % (N * sizeof(T)) / sizeof(T))),
+        end(first + classes) {
     base = const_cast<T*>(row) - first;
   }
   __device__ __forceinline__ int64_t count() const { return (end + N - 1) / N; }
@@ -97,7 +101,7 @@ __device__ __forceinline__ void write_zeros(const Packs<T, N>& out, int64_t begi
 
 // Shared memory: 32 values for the sums over a block, the block's Row, then the slice if KEEP.
 template <class T, int N, bool KEEP>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, KEEP ? kBlocks<T> : 1)
     forward(const T* logits, int64_t row_stride, const int64_t* targets, const acc_t<T>* scale, acc_t<T>* losses,
             acc_t<T>* stats, T* gradient, int64_t cluster, Options o) {
   using Acc = acc_t<T>;
@@ -167,7 +171,7 @@ __global__ void __launch_bounds__(kThreads)
 
 // The gradient of row r times upstream[r * upstream_stride] (and *scale), from the forward's stats.
 template <class T, int N>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, kBlocks<T>)
     backward(const T* logits, int64_t row_stride, const int64_t* targets, const acc_t<T>* stats, const acc_t<T>* scale,
              const acc_t<T>* upstream, int64_t upstream_stride, T* gradient, int64_t blocks, Options o) {
   using Acc = acc_t<T>;
@@ -256,5 +260,6 @@ extern "C" int perfsuite_cross_entropy_count(int dtype, const void* target, void
     return launch(kernel, dim3(1), dim3(kThreads), 32 * sizeof(int), cudaStream_t(stream), 1,
                   static_cast<const int64_t*>(target), out, rows, ignore_index);
   };
-  return dtype == kDouble ? go(count<double>, static_cast<double*>(scale)) : go(count<float>, static_cast<float*>(scale));
+  if (dtype == kDouble) return go(count<double>, static_cast<double*>(scale));
+  return go(count<float>, static_cast<float*>(scale));
 }
