@@ -282,11 +282,7 @@ class CrossEntropyFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"cross_entropy={ctx.implementation} has no second derivative; "
-                "choose --use cross_entropy=eager for create_graph=True"
-            )
+        native.refuse_second_derivative("cross_entropy", ctx.implementation)
         saved = ctx.saved_tensors
         if len(saved) == 1:
             gradient = times_upstream(saved[0], upstream)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from perfsuite.kernels import native
+from perfsuite.kernels.ahead import times_upstream
 from perfsuite.kernels.contract import Case, Cost, Op
 
 try:
@@ -304,22 +305,10 @@ class _FocalLoss(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         native.refuse_second_derivative("focal_loss", ctx.name)
         if ctx.ahead:
-            gradient = _times_upstream(*ctx.saved_tensors, upstream)
+            gradient = times_upstream(*ctx.saved_tensors, upstream)
         else:
             gradient = _raw(ctx.name, "backward")(upstream, *ctx.saved_tensors, *ctx.options)
         return gradient, None, None, None, None, None
-
-
-def _times_upstream(gradient: Tensor, upstream: Tensor) -> Tensor:
-    """The saved gradient times upstream: in place where the graph is not kept and nobody can ask for it again."""
-    traced = type(upstream) is not Tensor  # then there is no value to look at
-    if traced or torch._C._autograd._get_current_graph_task_keep_graph():
-        return gradient * upstream
-    if gradient.is_cuda and triton is not None:
-        _multiply(gradient, upstream)
-    elif gradient.is_cuda or upstream.item() != 1.0:
-        gradient.mul_(upstream)
-    return gradient
 
 
 def _raw(implementation: str, direction: str) -> Any:
@@ -406,22 +395,6 @@ if triton is not None:
             slope = factor * weight * (GAMMA * p * softplus + q)
             slope = tl.where(counted, tl.where(hot, -slope, slope), 0.0)
             tl.store(gradient + start + here, slope.to(gradient.dtype.element_ty), mask=mask)
-
-    @triton.jit
-    def multiply_kernel(values, factor, count, BLOCK: tl.constexpr):
-        """values *= *factor, in place; where the factor is 1 nothing is read or written."""
-        k = tl.load(factor)
-        if k != 1:
-            start = tl.program_id(0).to(tl.int64) * BLOCK
-            here = tl.arange(0, BLOCK)
-            mask = here < count - start
-            x = tl.load(values + start + here, mask=mask)
-            tl.store(values + start + here, (x * k).to(values.dtype.element_ty), mask=mask)
-
-    def _multiply(values: Tensor, factor: Tensor) -> None:
-        if values.numel():
-            grid = (triton.cdiv(values.numel(), BLOCK),)
-            multiply_kernel[grid](values, factor, values.numel(), BLOCK=BLOCK, num_warps=8)
 
     def _launch(
         logits: Tensor, target: Tensor, normalizer: Tensor | None, upstream: Tensor | None, alpha: float, gamma: float,

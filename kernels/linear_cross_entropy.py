@@ -323,11 +323,7 @@ class LinearCrossEntropyFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            raise RuntimeError(
-                f"linear_cross_entropy={ctx.implementation} has no second derivative; "
-                "choose --use linear_cross_entropy=eager for create_graph=True"
-            )
+        native.refuse_second_derivative("linear_cross_entropy", ctx.implementation)
         *gradients, scale = ctx.saved_tensors
         given: list[Tensor | None] = []
         for gradient, wanted in zip(gradients, ctx.wanted, strict=True):

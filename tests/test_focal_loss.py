@@ -385,10 +385,6 @@ loss = module.focal_loss(x, t)
 for upstream in (3.0, 0.0, 1.0):  # a kept graph
     (gradient,) = torch.autograd.grad(loss, x, torch.tensor(upstream, dtype=torch.float64), retain_graph=True)
     torch.testing.assert_close(gradient, upstream * expected)
-values = torch.randn(1000)
-tripled = 3 * values
-module._multiply(values, torch.tensor(3.0))  # what a GPU does in place
-assert torch.equal(values, tripled)
 for bad in (-3, 5, 2**40):
     loss = module.focal_loss(x, torch.tensor([1, bad, -2]))
     gradient = torch.autograd.grad(loss, x)[0]
