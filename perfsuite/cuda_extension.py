@@ -11,10 +11,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perfsuite import build_cache
 from perfsuite.build_cache import BuildError, Status, Target
@@ -29,6 +31,14 @@ _FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-Xcompiler=-fPIC,-Wall", "-Xptxas=-v
 _ADVICE = "a CUDA toolkit that knows this GPU is needed, set CUDACXX to its nvcc"
 _USUAL_HOME = "/usr/local/cuda"
 _KINDS = {"int": ctypes.c_int, "int64_t": ctypes.c_int64, "double": ctypes.c_double}
+
+
+class EntryPoint(NamedTuple):
+    """A C function of the library, as the sources declare it."""
+
+    source: Path
+    kinds: list[Any]
+    """ctypes of its arguments."""
 
 
 def why_not(device: str) -> str | None:
@@ -110,18 +120,32 @@ class _Library:
         return f"{self._loaded.perfsuite_error_string(error).decode()} (CUDA error {error})"
 
     def _function(self, name: str) -> Callable[..., int]:
-        kinds = entry_points().get(name)
-        if kinds is None:
+        entry = entry_points().get(name)
+        if entry is None:
             raise RuntimeError(f"{name}: csrc/ops/cuda has no such function; it has {', '.join(entry_points())}")
         function = getattr(self._loaded, name, None)
         if function is None:
             raise RuntimeError(f"{name}: {self._loaded._name} lacks it: it is older than the sources")
-        function.argtypes = kinds
+        function.argtypes = entry.kinds
         self._functions[name] = function
         return function
 
 
-_libraries: dict[int, _Library] = {}
+@contextmanager
+def recording() -> Iterator[list[str]]:
+    """Within, `call` with CPU tensors adds the function's name to this list and does nothing else."""
+    names: list[str] = []
+    before = _libraries.get(-1)
+    _libraries[-1] = SimpleNamespace(call=lambda name, dtype, values: names.append(name))
+    try:
+        yield names
+    finally:
+        del _libraries[-1]
+        if before is not None:
+            _libraries[-1] = before
+
+
+_libraries: dict[int, Any] = {}
 """By torch's device index; -1 is the CPU."""
 _failures: dict[int, BuildError] = {}
 
@@ -214,11 +238,11 @@ def build(arch: int, progress: Callable[[str], None] | None = None) -> Path:
     return build_cache.build(target, make)
 
 
-def objects(arch: int) -> dict[str, Path]:
-    """The object of each source, by the source's name without .cu; what nvcc said stands beside it, in <object>.log."""
+def objects(arch: int) -> dict[Path, Path]:
+    """The object of each source, built if need be; what nvcc said stands beside it, in <object>.log."""
     _, _, base = _plan(arch)
     folder = build(arch).parents[1] / "objects"
-    return {source.stem: folder / build_cache.object_name(base, source) for source in sources()}
+    return {source: folder / build_cache.object_name(base, source) for source in sources()}
 
 
 def _plan(arch: int) -> tuple[Target, str | None, str]:
@@ -260,13 +284,13 @@ def nvcc() -> str:
 
 
 @cache
-def entry_points() -> dict[str, list[Any]]:
-    """The C functions that `call` can call, with ctypes of their arguments, as the sources declare them."""
-    found: dict[str, list[Any]] = {}
+def entry_points() -> dict[str, EntryPoint]:
+    """The C functions that `call` can call, by name."""
+    found: dict[str, EntryPoint] = {}
     for source in sources():
         text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", source.read_text(), flags=re.DOTALL)
         for name, arguments in re.findall(r'extern\s+"C"\s+int\s+(\w+)\s*\(([^)]*)\)', text):
-            found[name] = [_kind(name, argument) for argument in arguments.split(",")]
+            found[name] = EntryPoint(source, [_kind(name, argument) for argument in arguments.split(",")])
     return found
 
 

@@ -41,7 +41,8 @@ def test_calls_reach_the_kernels_with_the_declared_types(sources, cuda_emulator)
     assert cuda_extension.why_not("cpu") is None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     declared = cuda_extension.entry_points()["planted_row_sums"]
-    assert declared == [ctypes.c_int, pointer, pointer, *[integer] * 5, pointer]
+    assert declared.source == sources / "planted.cu"
+    assert declared.kinds == [ctypes.c_int, pointer, pointer, *[integer] * 5, pointer]
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
         x = torch.randn(5, 64).to(dtype)
         sums = torch.full((5,), torch.nan, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
@@ -63,6 +64,14 @@ def test_wrong_calls_are_refused(sources, cuda_emulator):
         cuda_extension.call("planted_sums", torch.float32, x)
     with pytest.raises(RuntimeError, match="without a tensor"):
         cuda_extension.call("planted_row_sums", torch.float32)
+
+
+def test_recorded_calls_do_nothing(sources, monkeypatch):
+    monkeypatch.delenv(cuda_extension.EMULATOR, raising=False)
+    x, sums = torch.randn(5, 64), torch.full((5,), 7.0)
+    with cuda_extension.recording() as names:
+        row_sums(x, sums, 5, 64, 2, 32, 0)
+    assert names == ["planted_row_sums"] and bool((sums == 7).all()) and not cuda_extension._libraries
 
 
 def test_cpu_tensors_need_the_emulator(sources, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from perfsuite import build_cache
+from perfsuite import build_cache, cuda_extension
 from perfsuite.kernels import contract, native
 from perfsuite.kernels.contract import Case, Cost, Op
 from perfsuite.op_inspect import ARCHS, baseline, inspect
@@ -83,7 +83,6 @@ def planted(monkeypatch, run, case, implementations=None):
         implementations=implementations or [native.eager(lambda x: 2 * x), native.in_triton(run)],
     )
     monkeypatch.setattr(contract, "op", lambda name: op)
-    monkeypatch.setitem(contract.MODULES, "planted", "planted")
 
 
 def doubled(BLOCK=1024, num_warps=8, offset=0, seen=None):
@@ -229,6 +228,25 @@ __global__ void scale(const T* x, T* out) {
   for (int i = 0; i < N; ++i) pack.values[i] = from_acc<T>(to_acc(pack.values[i]) * sum);
   store_pack(out + N * threadIdx.x, pack);
 }
+// Values that come out of branches.
+template <bool kGlobal>
+__global__ void clamp(const float* x, float* out, uint8_t* bits, bool any) {
+  auto pack = load_pack<float, 4>(x + 4 * threadIdx.x);
+  unsigned kept = 0;
+  for (int i = 0; i < 4; ++i) {
+    if (any && !(pack.values[i] > 0)) {
+      pack.values[i] = 0;
+    } else {
+      kept |= 1u << i;
+    }
+  }
+  if constexpr (kGlobal) {
+    store_pack_global(out + 4 * threadIdx.x, pack);
+  } else {
+    store_pack(out + 4 * threadIdx.x, pack);
+  }
+  bits[threadIdx.x] = kept;
+}
 // 64 values at a time in 32 registers.
 __global__ void __launch_bounds__(1024, 2) spilling(const float* x, float* out) {
   float values[64], sum = 0;
@@ -248,6 +266,8 @@ __global__ void in_clusters(float* out) {
 extern "C" int planted_scale(int dtype, const void* x, void* out, void* stream) {
   const auto s = cudaStream_t(stream);
   launch(spilling, 1, 1024, 0, s, 1, (const float*)x, (float*)out);
+  launch(clamp<true>, 1, 32, 0, s, 1, (const float*)x, (float*)out, (uint8_t*)out, true);
+  launch(clamp<false>, 1, 32, 0, s, 1, (const float*)x, (float*)out, (uint8_t*)out, true);
   launch(in_clusters, 2, 32, 128, s, 2, (float*)out);
   launch(scale<BFloat16, 1>, 1, 32, 128, s, 1, (const BFloat16*)x, (BFloat16*)out);
   return PERFSUITE_CUDA_FOR_TYPE(dtype, [&] {
@@ -259,31 +279,44 @@ extern "C" int planted_scale(int dtype, const void* x, void* out, void* stream) 
 
 @needs_nvcc
 @pytest.mark.parametrize("arch", ARCHS)
-def test_cuda_kernels_are_read_by_element_type(monkeypatch, tmp_path, arch):
+def test_cuda_kernels_are_read_by_element_type(request, monkeypatch, tmp_path, arch):
     folder = tmp_path / "csrc" / "ops" / "cuda"
     folder.mkdir(parents=True)
     shutil.copy(build_cache.source_root() / "ops" / "cuda" / "device.h", folder)
     (folder / "planted_scale.cu").write_text(CUDA)
-    (folder / "other.cu").write_text('extern "C" int other() { return 0; }\n')
+    (folder / "other.cu").write_text("__global__ void other() {}\n")
     monkeypatch.setattr(build_cache, "source_root", lambda: tmp_path / "csrc")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    planted(monkeypatch, None, CASE, [native.eager(lambda x: x), native.in_cuda(lambda x: x)])
+    monkeypatch.setattr(cuda_extension, "_libraries", {})
+    cuda_extension.entry_points.cache_clear()
+    request.addfinalizer(cuda_extension.entry_points.cache_clear)
+
+    def scaled(x):
+        out = torch.empty_like(x)
+        cuda_extension.call("planted_scale", x.dtype, x, out)
+        return out
+
+    planted(monkeypatch, None, CASE, [native.eager(lambda x: x), native.in_cuda(scaled)])
     rows = {row["kernel"]: row for row in inspect("planted", (arch,))}
     wide = {"scale<float, 4>", "scale<bfloat16, 8>", "scale<float16, 8>", "scale<double, 2>"}
-    assert set(rows) == {*wide, "scale<bfloat16, 1>", "spilling", "in_clusters"}
+    assert set(rows) == {*wide, "scale<bfloat16, 1>", "spilling", "in_clusters", "clamp<true>", "clamp<false>"}
     for name in wide:
         assert rows[name]["load_widths"] == rows[name]["store_widths"] == {16: 1}, rows[name]
         assert rows[name]["spill_store_bytes"] == rows[name]["local_accesses"] == rows[name]["shared_bytes"] == 0
         assert rows[name]["occupancy"] is None and "at launch" in rows[name]["unknown"]["occupancy"]
     assert rows["scale<bfloat16, 1>"]["load_widths"] == {2: 1}
+    assert rows["clamp<true>"]["store_widths"] == {1: 1, 16: 1}
     spilling = rows["spilling"]
     assert spilling["registers"] <= 32 and spilling["spill_store_bytes"] > 0 and spilling["local_accesses"] > 0
     assert (rows["in_clusters"]["generic_accesses"] > 0) == (arch >= 90)
     text = baseline.worse({}, baseline.summarize(list(rows.values())))
     assert len(text) == len(rows)
-    (folder / "planted_scale.cu").unlink()
+    monkeypatch.setenv("CUDACXX", "no-such-nvcc")
     (row,) = inspect("planted", (arch,))
-    assert row["registers"] is None and "no kernels in csrc/ops/cuda/planted*.cu" in row["unknown"]["registers"]
+    assert row["registers"] is None and "'no-such-nvcc', is not found" in row["unknown"]["registers"]
+    planted(monkeypatch, None, CASE, [native.eager(lambda x: x), native.in_cuda(lambda x: x)])
+    (row,) = inspect("planted", (arch,))
+    assert row["registers"] is None and "launches nothing" in row["unknown"]["registers"]
 
 
 OCCUPANCY = """

@@ -29,8 +29,8 @@ def inspect(
     local_accesses, generic_accesses       instructions
     unknown             {field: why it is None}
 
-    Triton kernels are those of cases("code"), compiled anew; CUDA kernels those of csrc/ops/cuda/<op>*.cu. progress:
-    called with a line now and then. Imports torch. ValueError for an unknown op.
+    Triton kernels are those of cases("code"), compiled anew; CUDA kernels are all in the sources that those cases call.
+    progress: called with a line now and then. Imports torch. ValueError for an unknown op.
     """
     from perfsuite.kernels import contract
 
@@ -68,7 +68,7 @@ def _cuda_rows(op: Any, arch: int, progress: Callable[[str], None]) -> Iterator[
         return
     known = {"op": op.name, "impl": "cuda", "arch": arch}
     try:
-        kernels = cuda_kernels.kernels(op.name, arch, progress)
+        kernels = cuda_kernels.kernels(op, arch, progress)
     except ValueError as error:
         yield _row(known, dict.fromkeys(_FIELDS, str(error)))
         return

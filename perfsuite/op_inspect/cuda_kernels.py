@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from perfsuite import cuda_extension
-from perfsuite.kernels import contract
-from perfsuite.op_inspect import machine_code, triton_kernels
+from perfsuite.kernels.contract import Op
+from perfsuite.op_inspect import calling, machine_code, triton_kernels
 from perfsuite.op_inspect.machine_code import Code, Spills
 
 
@@ -18,32 +18,30 @@ class Kernel(NamedTuple):
     """None where what the assembler said is not kept."""
 
 
-def kernels(op_name: str, arch: int, progress: Callable[[str], None]) -> list[Kernel]:
-    """All kernels of csrc/ops/cuda/<op>*.cu, as perfsuite.cuda_extension builds them.
+def kernels(op: Op, arch: int, progress: Callable[[str], None]) -> list[Kernel]:
+    """All kernels of the sources whose functions the op's implementation "cuda" calls in cases("code").
 
-    ValueError where there are none, and where they cannot be compiled or read.
+    They are those that perfsuite.cuda_extension builds. ValueError where they cannot be compiled or read.
     """
     if triton_kernels.why_not():
         raise ValueError("cuobjdump and nvdisasm come with Triton: pip install triton")
+    with cuda_extension.recording() as names:
+        for case in op.cases("code"):
+            calling.call(op, "cuda", case)
+    if not names:
+        raise ValueError('it launches nothing in cases("code")')
     cuobjdump, folder = triton_kernels.tools()
+    objects = cuda_extension.objects(arch)
     found: list[Kernel] = []
-    for source, made in cuda_extension.objects(arch).items():
-        if _op_of(source) != op_name:
-            continue
+    for source in sorted({cuda_extension.entry_points()[name].source for name in names}):
+        made = objects[source]
         codes = machine_code.read(made, arch, cuobjdump, folder)
         log = made.with_suffix(".log")
         spilled = machine_code.spills(log.read_text() if log.exists() else "")
-        names = machine_code.demangle(list(codes))
+        readable = machine_code.demangle(list(codes))
         found += [
             Kernel(name, code, spilled.get(mangled))
-            for name, (mangled, code) in zip(names, codes.items(), strict=True)
+            for name, (mangled, code) in zip(readable, codes.items(), strict=True)
         ]
-        progress(f"{op_name}=cuda {source}.cu for sm_{arch}: {len(codes)} kernels")
-    if not found:
-        raise ValueError(f"there are no kernels in csrc/ops/cuda/{op_name}*.cu")
+        progress(f"{op.name}=cuda {source.name} for sm_{arch}: {len(codes)} kernels")
     return sorted(found, key=lambda kernel: kernel.name)
-
-
-def _op_of(source: str) -> str | None:
-    """The op whose name the file's begins with; of several the longest."""
-    return max((name for name in contract.MODULES if source.startswith(name)), key=len, default=None)

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from perfsuite.kernels import evaluate
 from perfsuite.kernels.contract import Case, Op
-from perfsuite.op_inspect import machine_code
+from perfsuite.op_inspect import calling, machine_code
 from perfsuite.op_inspect.machine_code import Code, Spills
 
 
@@ -73,7 +72,7 @@ def kernels(op: Op, cases: list[Case], arch: int, progress: Callable[[str], None
     with _recording(arch) as launched:
         for case in cases:
             launched.clear()
-            _call(op, case)
+            calling.call(op, "triton", case)
             of_case: dict[str, Any] = {}
             for compiled, log in launched:
                 if compiled.hash not in read:
@@ -89,19 +88,6 @@ def kernels(op: Op, cases: list[Case], arch: int, progress: Callable[[str], None
                 found[case.name].append(Kernel(name + number, metadata.num_warps, metadata.shared, *read[digest]))
             progress(f"{op.name}=triton {case.name} for sm_{arch}: {len(found[case.name])} kernels")
     return found
-
-
-def _call(op: Op, case: Case) -> None:
-    """Forward, and backward where the case wants the gradient."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = op.inputs(case, "cpu", generator)
-    arguments = evaluate.copy(tensors)
-    if case.gradient:
-        arguments = evaluate.leaves(op, arguments)
-    options = {**op.defaults, **case.options}
-    outputs = evaluate.call(op, op.implementations["triton"].run, arguments, options)
-    if case.gradient:
-        evaluate.gradients(op, outputs, arguments, {name: torch.ones_like(value) for name, value in outputs.items()})
 
 
 @contextmanager

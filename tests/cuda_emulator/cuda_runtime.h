@@ -124,6 +124,8 @@ T __ldcg(const T* p) { return *p; }
 template <class T>
 void __stcs(T* p, T value) { *p = value; }
 template <class T>
+void __stwb(T* p, T value) { *p = value; }
+template <class T>
 void __stcg(T* p, T value) { *p = value; }
 
 // Only one fiber runs at a time.

@@ -101,7 +101,7 @@ __global__ void lanes(int* out) {
 template <class T>
 __global__ void round_trip(const float* x, T* out, int64_t count) {
   const int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i < count) out[i] = from_acc<T>(x[i]);
+  if (i < count) store_pack_global<T, 1>(out + i, Pack<T, 1>{{from_acc<T>(x[i])}});
 }
 
 __global__ void count_up(int* counter) { atomicAdd(counter, 1); }

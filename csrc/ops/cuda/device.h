@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 #include <type_traits>
 #include <utility>
 
@@ -50,6 +51,20 @@ __device__ __forceinline__ Pack<T, N> load_pack(const T* p) {
 template <class T, int N>
 __device__ __forceinline__ void store_pack(T* p, const Pack<T, N>& pack) {
   *reinterpret_cast<Pack<T, N>*>(p) = pack;
+}
+
+// store_pack for global memory only, and one access whatever the compiler thinks: after branches it takes a Pack apart
+// and stores single elements (`perfsuite ops inspect` shows the widths).
+template <class T, int N>
+__device__ __forceinline__ void store_pack_global(T* p, const Pack<T, N>& pack) {
+  constexpr int kBytes = sizeof(Pack<T, N>);
+  static_assert(kBytes == 16 || kBytes == 8 || kBytes == 4 || kBytes == 2, "a pack of 2, 4, 8 or 16 bytes");
+  using Word = std::conditional_t<
+      kBytes == 16, uint4,
+      std::conditional_t<kBytes == 8, uint2, std::conditional_t<kBytes == 4, unsigned int, unsigned short>>>;
+  Word word;
+  memcpy(&word, &pack, kBytes);
+  __stwb(reinterpret_cast<Word*>(p), word);
 }
 
 template <class Acc>
