@@ -85,13 +85,9 @@ def test_reference_is_right(norm, name):
     assert report.ok, report
 
 
-def test_compile_is_right(norm):
-    report = check(norm.OP, norm.OP.implementations["compile"], CASES["13x100 float32 layout=every second residual=same"])
-    assert report.ok, report
-
-
 def refused(norm, run, case, complaint):
-    report = check(norm.OP, Implementation("wrong", run, lambda device: None), CASES.get(case, case))
+    case = CASES[case] if isinstance(case, str) else case
+    report = check(norm.OP, Implementation("wrong", run, lambda device: None), case)
     assert any(complaint in failure for failure in report.failures), report
 
 
@@ -121,8 +117,8 @@ def test_a_backward_without_the_streams_own_gradient_is_refused(norm):
 
 def test_a_norm_of_x_without_its_residual_is_refused(norm):
     def run(**arguments):
-        y, h = norm.OP.implementations["eager"].run(**arguments)
-        return norm.OP.implementations["eager"].run(**{**arguments, "residual": 0 * arguments["residual"]})[0], h
+        eager = norm.OP.implementations["eager"].run
+        return eager(**{**arguments, "residual": 0 * arguments["residual"]})[0], eager(**arguments)[1]
 
     refused(norm, run, "16x512 bfloat16 residual=same", "output: RMS")
 
@@ -192,7 +188,8 @@ def test_fullgraph_compile_with_inductor_and_changing_rows(norm, cpp):
     for rows in (6, 9):
         tensors = draw(norm, norm_cases.case(rows, 50, draw=RESIDUAL))
         ours = everything(norm, tensors, run=lambda **t: compiled(t))
-        torch.testing.assert_close(ours, everything(norm, tensors, run=lambda **t: norm.reference(**t, **norm.OP.defaults)))
+        theirs = everything(norm, tensors, run=lambda **t: norm.reference(**t, **norm.OP.defaults))
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("call", ["alone", "both"])
@@ -213,9 +210,8 @@ def test_operators_keep_torchs_rules(norm, cpp, call):
 
 def test_a_second_derivative_is_refused_and_not_wrong(norm, cpp):
     tensors = draw(norm, norm_cases.case(4, 6))
-    (first,) = torch.autograd.grad(public(norm)(**tensors).sum(), tensors["x"], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(first.sum(), tensors["x"])
+    with pytest.raises(RuntimeError, match=f"{norm.OP.name}=cpp has no second derivative"):
+        torch.autograd.grad(public(norm)(**tensors).sum(), tensors["x"], create_graph=True)
 
 
 @pytest.mark.parametrize("used", [0, 1])
@@ -235,9 +231,12 @@ def test_one_output_may_be_unused(norm, cpp, used):
 def test_one_gradient_alone(norm, cpp, wanted):
     tensors = norm.inputs(norm_cases.case(5, 30, draw=RESIDUAL), "cpu", torch.Generator().manual_seed(0))
     tensors[wanted].requires_grad_()
-    ours = everything(norm, tensors, **DROPPING)
+
+    def gradient(run, **options):
+        return torch.autograd.grad(run(**tensors, **options)[0].square().sum(), tensors[wanted])
+
     reference = {**norm.OP.defaults, **DROPPING}
-    torch.testing.assert_close(ours, everything(norm, tensors, run=lambda **t: norm.reference(**t, **reference)))
+    torch.testing.assert_close(gradient(public(norm), **DROPPING), gradient(norm.reference, **reference))
 
 
 def test_an_expanded_upstream_gradient(norm, cpp):
@@ -347,9 +346,10 @@ def test_the_number_of_threads_does_not_change_a_bit(norm, cpp):
 def test_outputs_that_are_written_past_the_caches(norm, cpp):
     # Above 16 MiB, and rows that start at any alignment.
     tensors = draw(norm, norm_cases.case(1101, 4001, draw=RESIDUAL))
-    reference = {**norm.OP.defaults}
-    ours, theirs = (everything(norm, tensors, run=run) for run in (public(norm), lambda **t: norm.reference(**t, **reference)))
-    torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-5)
+    upstreams = [torch.randn(1101, 4001) for _ in range(2)]
+    ours = everything(norm, tensors, upstreams)
+    theirs = everything(norm, tensors, upstreams, run=lambda **t: norm.reference(**t, **norm.OP.defaults))
+    torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=1e-4)
 
 
 def test_the_op_recorder_books_its_ops_to_it(norm, cpp):
@@ -425,7 +425,9 @@ def call(*tensors):
 torch.autograd.gradcheck(call, (x, *vectors))
 compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
 for ours, theirs in zip(compiled(x, *vectors), call(x, *vectors), strict=True):
-    torch.testing.assert_close(torch.autograd.grad(ours.sum(), x), torch.autograd.grad(theirs.sum(), x))
+    torch.testing.assert_close(ours, theirs)
+sums = [sum(o.square().sum() for o in run(x, *vectors)) for run in (compiled, call)]
+torch.testing.assert_close(*[torch.autograd.grad(s, [x, *vectors]) for s in sums])
 
 far = torch.empty(2**31 + 600, dtype=torch.bfloat16).as_strided((2, 9), (2**31 + 64, 1))
 far.copy_(torch.randn(2, 9))
@@ -435,22 +437,15 @@ assert torch.equal(op(far, *tail, **options), op(far.contiguous(), *tail, **opti
 print(json.dumps(failures))
 """
 WHOLE = [
-    "1x1 float32",
     "0x7 float32",
     "7x33 float32 dropout_p=0.3 seed=1099511627783 offset=8589934597 residual=same",
     "13x100 float32 layout=every second residual=same",
-    "14x64 float32 dropout_p=0.3 seed=1099511627783 offset=8589934597 layout=steps first residual=same",
-    "12x50 float32 values=nan residual=same",
     "6x40 float32 weight=none",
     "9x72 bfloat16 dropout_p=0.3 seed=1099511627783 offset=8589934597 weight=float32 residual=float32",
     "5x31 float64",
 ]
 IN_MEMORY = ["5x31 float64"]
-WIDE = [
-    "7x33 float32 dropout_p=0.3 seed=1099511627783 offset=8589934597 residual=same",
-    "9x70 float32 values=zeros",
-    "5x31 float64",
-]
+WIDE = ["7x33 float32 dropout_p=0.3 seed=1099511627783 offset=8589934597 residual=same", "5x31 float64"]
 
 
 def test_triton_in_the_interpreter(norm, tmp_path):
@@ -470,10 +465,10 @@ def test_triton_in_the_interpreter(norm, tmp_path):
 # -- CUDA on the emulator ---------------------------------------------------------------------------------------------
 
 EMULATED = [case for case in norm_cases.tiny() if case.shape["rows"] * case.shape["width"] < 6000] + [
-    norm_cases.case(3, 8192, "bfloat16"),  # a block of threads a row, held by few packs each
-    norm_cases.case(2, 16384, "bfloat16", draw={**RESIDUAL, "weight": "float32"}),  # by more
-    norm_cases.case(2, 16384),  # by the largest block
-    norm_cases.case(2, 33000, "bfloat16", draw=RESIDUAL),  # read again
+    norm_cases.case(6, 1100, "float64", draw=RESIDUAL),  # read again, in packs
+    norm_cases.case(2, 2048, "bfloat16"),  # held by a block, few packs a thread
+    norm_cases.case(1, 16384, "bfloat16", draw={**RESIDUAL, "weight": "float32"}),  # more packs
+    norm_cases.case(1, 16384),  # the largest block
 ]
 
 
@@ -575,7 +570,7 @@ def test_every_instruction_set_agrees_with_float64(norm, library, isa, name, wid
     pointer = lambda t: ctypes.c_void_p(t.data_ptr())  # noqa: E731
     only_centered = lambda t: pointer(t) if centered else None  # noqa: E731
     getattr(library, f"run_{name}")(
-        pointer(x), pointer(residual), pointer(weight), only_centered(bias), ctypes.c_int64(rows), ctypes.c_int64(width),
+        pointer(x), pointer(residual), pointer(weight), only_centered(bias), *map(ctypes.c_int64, (rows, width)),
         ctypes.c_double(p), pointer(upstream), pointer(upstream_h), pointer(h), pointer(y), only_centered(mean),
         pointer(rstd), pointer(grad_x), pointer(grad_residual), pointer(grad_weight), only_centered(grad_bias),
         ctypes.c_int(stream), ctypes.c_int(ISAS[isa]),

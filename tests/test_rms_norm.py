@@ -24,3 +24,9 @@ def test_a_norm_in_bfloat16_is_refused():
 
     found = failures(run, "9x70 float32 values=zeros")
     assert any("output: RMS" in line for line in found) and any("grad_x: RMS" in line for line in found)
+
+
+def test_compile_is_right():
+    case = CASES["13x100 float32 layout=every second residual=same"]
+    report = check(rms_norm.OP, rms_norm.OP.implementations["compile"], case)
+    assert report.ok, report
