@@ -36,8 +36,8 @@ def layer_norm(
     residual + x or float32 (what eager takes), or None for 1 and 0. residual: of x's shape, or None for 0. dropout_p:
     probability that an element of x is dropped, from seed and offset (kernels/dropout_mask.py): ints, or int64 tensors
     of no dimensions on x's device, which a CUDA graph reads anew at each replay.
-    Returns y or, with a residual or dropout, (y, h): both of x's shape and of the dtype of residual + x; y on a GPU under
-    autocast is float32, as that of torch's norms. Differentiable once, in all four tensors; eager also twice.
+    Returns y or, with a residual or dropout, (y, h): both of x's shape and of the dtype of residual + x; y on a GPU
+    under autocast is float32, as that of torch's norms. Differentiable once, in all four tensors; eager also twice.
     Raises ValueError for arguments of other shapes, dtypes and values.
     """
     norm_rows.check_arguments("layer_norm", x, weight, bias, residual, dropout_p, seed, offset)

@@ -39,6 +39,7 @@ def tiny() -> list[Case]:
         case(16, 512, "bfloat16", draw=RESIDUAL),
         case(16, 512, "bfloat16", draw={"weight": "float32"}),
         case(5, 1030, "bfloat16", draw={"layout": "padded rows"}),
+        case(9, 72, "bfloat16", draw={"weight": "float32", "residual": "float32"}),
         case(9, 72, "bfloat16", draw={"weight": "float32", "residual": "float32"}, **dropout),
         case(16, 512, "float16", draw=RESIDUAL, **dropout),
         case(5, 1030, "float16", draw={"weight": "float32"}),
@@ -73,8 +74,8 @@ def _name(dtype: torch.dtype) -> str:
 def cost(case: Case, flops: int, gradient_flops: int) -> Cost:
     """Each tensor of the size of x moves once; weights, statistics and the dropout mask's words do not count.
 
-    Forward: x and the residual are read, y and h (where it is not x) written. Backward: the upstream gradients and h are
-    read, the gradient of x is written, and that of the residual where it differs.
+    Forward: x and the residual are read, y and h (where it is not x) written. Backward: the upstream gradients and h
+    are read, the gradient of x is written, and that of the residual where it differs.
     flops: per element, of the forward, without residual and dropout; gradient_flops: of the backward.
     """
     elements = case.shape["rows"] * case.shape["width"]
@@ -94,9 +95,9 @@ def cost(case: Case, flops: int, gradient_flops: int) -> Cost:
 def inputs(case: Case, device: str, generator: torch.Generator, centered: bool) -> dict[str, Tensor | None]:
     """Fresh x, weight, residual and, where centered, bias.
 
-    case.draw: layout of x and residual ("transposed", "every second", "padded rows", "steps first": (rows / 2, 2, width)
-    in memory as (2, rows / 2, width)), values of x ("large": around 3000, "zeros": two whole rows, "infinite": two
-    elements, "nan": one), residual ("same": of x's dtype, "float32"), weight ("float32", "none": neither weight nor bias).
+    case.draw: layout of x and residual ("transposed", "every second", "padded rows", "steps first": (rows / 2, 2,
+    width) in memory as (2, rows / 2, width)), values of x ("large": around 3000, "zeros": two whole rows, "infinite":
+    two elements, "nan": one), residual ("same": of x's dtype, "float32"), weight ("float32", "none": no bias either).
     """
     rows, width = case.shape["rows"], case.shape["width"]
     dtype = getattr(torch, case.dtype)

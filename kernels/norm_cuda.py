@@ -1,4 +1,7 @@
-"""RMSNorm and LayerNorm of rows in CUDA C++ (csrc/ops/cuda/norm_rows_*.cu): the launchers behind kernels/norm_rows.py."""
+"""RMSNorm and LayerNorm of rows in CUDA C++: the launchers behind kernels/norm_rows.py.
+
+Kernels: csrc/ops/cuda/norm_rows_forward.cu and norm_rows_backward.cu.
+"""
 
 import torch
 from torch import Tensor

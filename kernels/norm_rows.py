@@ -96,8 +96,12 @@ class _NormRows(torch.autograd.Function):
         return (y, h) if makes_h else y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor | None, upstream_h: Tensor | None = None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            op = "layer_norm" if ctx.centered else "rms_norm"
+            raise RuntimeError(
+                f"{op}={ctx.implementation} has no second derivative; choose --use {op}=eager for create_graph=True"
+            )
         h, weight, mean, rstd, seed, offset = ctx.saved_tensors
         _, _, for_residual, for_weight, for_bias, *_ = ctx.needs_input_grad
         if upstream is None:  # only h was used
@@ -117,10 +121,10 @@ class _NormRows(torch.autograd.Function):
         )
 
 
-# -- operators: the same two signatures for every implementation -------------------------------------------------------
+# -- operators: the same two signatures for every implementation ------------------------------------------------------
 
 _FORWARD = (
-    "(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? seed, Tensor? offset, bool centered, float eps, "
+    "(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? seed, Tensor? offset, bool centered, float eps, " 
     "float dropout_p, bool float32_output) -> (Tensor y, Tensor h, Tensor mean, Tensor rstd)"
 )
 _BACKWARD = (
@@ -151,7 +155,7 @@ def empty_backward(
     seed: Tensor | None, offset: Tensor | None, dropout_p: float, x_dtype: torch.dtype, centered: bool,
     separate_residual: bool, want_weight: bool, want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Unwritten gradients: of x; of the residual (no elements where x's serves); of weight and bias, in rstd's dtype."""
+    """Unwritten gradients: of x, residual (no elements where x's serves), weight and bias (these in rstd's dtype)."""
     width = h.shape[-1]
     return (
         h.new_empty(h.shape, dtype=x_dtype),

@@ -257,7 +257,9 @@ if triton is not None:
                     _add_to(bias_sums + at_sums + columns, tl.sum(g, 0), inside)
 
     @triton.jit
-    def sum_kernel(weight_sums, bias_sums, grad_weight, grad_bias, parts, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    def sum_kernel(
+        weight_sums, bias_sums, grad_weight, grad_bias, parts, width, ROWS: tl.constexpr, BLOCK: tl.constexpr
+    ):  # fmt: skip
         """The (parts, width) sums of all programs, added in an order that is always the same."""
         columns = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
         inside = columns < width
@@ -289,7 +291,7 @@ def processors(x: Tensor) -> int:
 
 
 def _stages(elements: int, loaded: list[Tensor | None]) -> int:
-    """2, so that the next tile is on its way during this one, where a tile of all that is loaded fits in shared memory."""
+    """2, so that the next tile is on its way during this one, where what is loaded fits in shared memory; else 1."""
     tile_bytes = elements * sum(tensor.element_size() for tensor in loaded if tensor is not None)
     device = loaded[0].device
     limit = torch.cuda.get_device_properties(device).shared_memory_per_block_optin if device.type == "cuda" else 232448

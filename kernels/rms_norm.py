@@ -34,8 +34,8 @@ def rms_norm(
     for 1. residual: of x's shape, or None for 0. dropout_p: probability that an element of x is dropped, from seed and
     offset (kernels/dropout_mask.py): ints, or int64 tensors of no dimensions on x's device, which a CUDA graph reads
     anew at each replay.
-    Returns y or, with a residual or dropout, (y, h): both of x's shape and of the dtype of residual + x; y on a GPU under
-    autocast is float32, as that of torch's norms. Differentiable once, in x, weight and residual; eager also twice.
+    Returns y or, with a residual or dropout, (y, h): both of x's shape and of the dtype of residual + x; y on a GPU
+    under autocast is float32, as that of torch's norms. Differentiable once, in all three tensors; eager also twice.
     Raises ValueError for arguments of other shapes, dtypes and values.
     """
     norm_rows.check_arguments("rms_norm", x, weight, None, residual, dropout_p, seed, offset)
@@ -64,7 +64,7 @@ def reference(
 
 
 def cost(case: Case) -> Cost:
-    """norm_cases.cost. Flops per element: square, add, two products; backward: four products and additions, twice."""
+    """norm_cases.cost. Flops per element: square, add, two products; backward: eight."""
     return norm_cases.cost(case, 4, 8)
 
 

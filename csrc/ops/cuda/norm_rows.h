@@ -46,10 +46,10 @@ template <class T, int N, int V>
 struct Part {
   Elements<T, N> at[V];
 
-  __device__ __forceinline__ void load(const T* row, int64_t width, int thread, int threads) {
+  __device__ __forceinline__ void load(const T* row, int width, int thread, int threads) {
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const int64_t column = (int64_t(v) * threads + thread) * N;
+      const int column = (v * threads + thread) * N;
       if (column < width) {
         at[v].load(row + column);
       } else {
@@ -115,11 +115,54 @@ int for_types(int x, int64_t h, int64_t y, const Body& body) {
 template <class X>
 constexpr int kPack = kWidest<X>;
 
+// How rows stay in registers: V packs a thread, blocks of at most kThreads, and whether there are registers left to load
+// the next row ahead.
+template <int V_, int kThreads_, bool kAhead_>
+struct Held {
+  static constexpr int V = V_, kThreads = kThreads_;
+  static constexpr bool kAhead = kAhead_;
+};
+using HeldByFew = Held<2, 512, true>;
+using HeldWide = Held<4, 512, false>;
+using HeldWidest = Held<4, 1024, false>;  // float32 only: others need more registers than there are
+
+enum class Hold { kFew, kWide, kWidest, kNot };
+struct Layout {
+  Hold hold;
+  int packs;    // V
+  int threads;  // of a row
+  int block;
+};
+
+inline int whole_warps(int64_t threads) { return int(std::min<int64_t>(kMostThreads, (threads + 31) / 32 * 32)); }
+
+// For rows of whole packs of N.
+template <int N>
+Layout layout_of(int64_t width) {
+  if (width <= 32 * N * HeldByFew::V) return {Hold::kFew, HeldByFew::V, 32, 32 * kWarpsOfBlock};
+  const auto block = [&](Hold hold, int v) {
+    const int threads = whole_warps((width / N + v - 1) / v);
+    return Layout{hold, v, threads, threads};
+  };
+  if (width <= HeldByFew::kThreads * N * HeldByFew::V) return block(Hold::kFew, HeldByFew::V);
+  if (width <= HeldWide::kThreads * N * HeldWide::V) return block(Hold::kWide, HeldWide::V);
+  if (N == 4 && width <= HeldWidest::kThreads * N * HeldWidest::V) return block(Hold::kWidest, HeldWidest::V);
+  return {Hold::kNot, 0, 0, 0};
+}
+
+// body(Held<...>()) for a layout other than kNot.
+template <int N, class Body>
+int for_layout(Hold hold, const Body& body) {
+  if (hold == Hold::kFew) return body(HeldByFew());
+  if constexpr (N == 4) {
+    if (hold == Hold::kWidest) return body(HeldWidest());
+  }
+  return body(HeldWide());
+}
+
 inline bool aligned(std::initializer_list<const void*> pointers) {
   return std::all_of(pointers.begin(), pointers.end(), [](const void* p) { return uintptr_t(p) % 16 == 0; });
 }
-
-inline int whole_warps(int64_t threads) { return int(std::min<int64_t>(kMostThreads, (threads + 31) / 32 * 32)); }
 
 }  // namespace
 }  // namespace perfsuite::cuda

@@ -71,7 +71,7 @@ __device__ __forceinline__ void store_gradients(const Backward<T>& a, int64_t ro
 
 // sums += values, N elements in packs of 16 bytes; pack number i is `apart` packs behind the one before it.
 template <int N, class Acc>
-__device__ __forceinline__ void add_shared(Acc* sums, int64_t apart, const Acc* values) {
+__device__ __forceinline__ void add_shared(Acc* sums, int apart, const Acc* values) {
   constexpr int M = kWidest<Acc>;
 #pragma unroll
   for (int i = 0; i < N / M; ++i) {
@@ -84,11 +84,11 @@ __device__ __forceinline__ void add_shared(Acc* sums, int64_t apart, const Acc* 
 
 // The block's part of a gradient, from what its groups have in shared memory: group by group [v][pack of N][thread].
 template <int N, int V, class Acc>
-__device__ void store_sums(const Acc* sums, int groups, int threads, int64_t width, int64_t apart, Acc* out) {
+__device__ void store_sums(const Acc* sums, int groups, int threads, int width, int apart, Acc* out) {
   constexpr int M = kWidest<Acc>;
   for (int slot = threadIdx.x; slot < V * N * threads; slot += blockDim.x) {
     const int pack = slot / M, thread = pack % threads, number = pack / threads;
-    const int64_t column = (int64_t(number / (N / M)) * threads + thread) * N + number % (N / M) * M + slot % M;
+    const int column = (number / (N / M) * threads + thread) * N + number % (N / M) * M + slot % M;
     if (column >= width) continue;
     Acc total = 0;
     for (int group = 0; group < groups; ++group) total += sums[group * apart + slot];
@@ -96,10 +96,12 @@ __device__ void store_sums(const Acc* sums, int groups, int threads, int64_t wid
   }
 }
 
-// Rows stay in registers, as they were loaded, and the next one is loaded while this one is computed. The sums for weight
-// and bias are in shared memory, where each thread has places of its own.
-template <bool kCentered, int N, int V, class T>
-__global__ void backward_kernel(Backward<T> a, int threads) {
+// A row stays in registers, as it was loaded; Held::kAhead: and the next one is loaded while this one is computed. The
+// sums for weight and bias are in shared memory, where each thread has places of its own. threads: of a group.
+template <bool kCentered, int N, class Held, class T>
+__global__ void __launch_bounds__(Held::kThreads) backward_kernel(Backward<T> a, int threads) {
+  constexpr int V = Held::V;
+  const int width = int(a.width);  // rows that fit in registers
   using Acc = typename Backward<T>::Acc;
   constexpr int K = kCentered ? 2 : 1;
   PERFSUITE_SHARED(Acc, shared);
@@ -108,10 +110,10 @@ __global__ void backward_kernel(Backward<T> a, int threads) {
   const int64_t step = int64_t(gridDim.x) * groups;
   Acc* const scratch = shared;
   // Of every group: V N values a thread for the weight, and as many for the bias where its gradient is wanted.
-  const int64_t of_one = int64_t(V) * N * threads, apart = of_one * ((a.weight_sums ? 1 : 0) + (a.bias_sums ? 1 : 0));
+  const int of_one = V * N * threads, apart = of_one * ((a.weight_sums ? 1 : 0) + (a.bias_sums ? 1 : 0));
   Acc* const sums = shared + 32 * K;
   Acc* const mine = sums + group * apart + thread * kWidest<Acc>;
-  for (int64_t i = threadIdx.x; i < apart * groups; i += blockDim.x) sums[i] = 0;
+  for (int i = threadIdx.x; i < apart * groups; i += blockDim.x) sums[i] = 0;
   __syncthreads();
 
   int64_t row = int64_t(blockIdx.x) * groups + group;
@@ -119,19 +121,24 @@ __global__ void backward_kernel(Backward<T> a, int threads) {
   Part<typename T::H, N, V> h, next_h;
   Acc mean = 0, rstd = 0, next_mean = 0, next_rstd = 0;
   const auto load = [&](int64_t from, auto& to_g, auto& to_h, Acc& to_mean, Acc& to_rstd) {
-    to_g.load(a.upstream + from * a.width, a.width, thread, threads);
-    to_h.load(a.h + from * a.h_stride, a.width, thread, threads);
+    if (from >= a.rows) return;
+    to_g.load(a.upstream + from * a.width, width, thread, threads);
+    to_h.load(a.h + from * a.h_stride, width, thread, threads);
     to_rstd = a.rstd[from];
     if (kCentered) to_mean = a.mean[from];
   };
-  if (row < a.rows) load(row, g, h, mean, rstd);
+  if (Held::kAhead) load(row, g, h, mean, rstd);
   for (; row < a.rows; row += step) {
-    if (row + step < a.rows) load(row + step, next_g, next_h, next_mean, next_rstd);
+    if (Held::kAhead) {
+      load(row + step, next_g, next_h, next_mean, next_rstd);
+    } else {
+      load(row, g, h, mean, rstd);
+    }
     Acc totals[K] = {};
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const int64_t column = (int64_t(v) * threads + thread) * N;
-      if (column >= a.width) continue;
+      const int column = (v * threads + thread) * N;
+      if (column >= width) continue;
       Acc n[N], gw[N];
       terms<kCentered, N>(a, column, g.at[v], h.at[v], mean, rstd, n, gw);
 #pragma unroll
@@ -141,19 +148,18 @@ __global__ void backward_kernel(Backward<T> a, int threads) {
       }
     }
     group_sums(totals, scratch, is_block);
+    const Acc with_n = totals[0] / Acc(width), alone = kCentered ? totals[K - 1] / Acc(width) : Acc(0);
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const int64_t column = (int64_t(v) * threads + thread) * N;
-      if (column >= a.width) continue;
+      const int column = (v * threads + thread) * N;
+      if (column >= width) continue;
       Acc n[N], gw[N], d[N];
       terms<kCentered, N>(a, column, g.at[v], h.at[v], mean, rstd, n, gw);
 #pragma unroll
       for (int i = 0; i < N; ++i) {
-        d[i] = gw[i] - n[i] * (totals[0] / Acc(a.width));
-        if (kCentered) d[i] -= totals[K - 1] / Acc(a.width);
-        d[i] *= rstd;
+        d[i] = (gw[i] - n[i] * with_n - alone) * rstd;
       }
-      Acc* place = mine + int64_t(v) * N * threads;
+      Acc* const place = mine + v * N * threads;
       Acc upstream[N];
       g.at[v].get(upstream);
       if (a.bias_sums) add_shared<N>(place + (a.weight_sums ? of_one : 0), threads, upstream);
@@ -164,13 +170,13 @@ __global__ void backward_kernel(Backward<T> a, int threads) {
       }
       store_gradients<N>(a, row, column, d);
     }
-    g = next_g, h = next_h, mean = next_mean, rstd = next_rstd;
+    if (Held::kAhead) g = next_g, h = next_h, mean = next_mean, rstd = next_rstd;
   }
   __syncthreads();
   const int64_t out = int64_t(blockIdx.x) * a.width;
-  if (a.weight_sums) store_sums<N, V>(sums, groups, threads, a.width, apart, a.weight_sums + out);
+  if (a.weight_sums) store_sums<N, V>(sums, groups, threads, width, apart, a.weight_sums + out);
   if (a.bias_sums)
-    store_sums<N, V>(sums + (a.weight_sums ? of_one : 0), groups, threads, a.width, apart, a.bias_sums + out);
+    store_sums<N, V>(sums + (a.weight_sums ? of_one : 0), groups, threads, width, apart, a.bias_sums + out);
 }
 
 // A block per row, which is read twice: rows too wide for registers, and those that are not aligned to packs (N = 1). The
@@ -202,6 +208,7 @@ __global__ void wide_backward_kernel(Backward<T> a) {
       }
     }
     group_sums(totals, scratch, true);
+    const Acc with_n = totals[0] / Acc(a.width), alone = kCentered ? totals[K - 1] / Acc(a.width) : Acc(0);
     for (int64_t column = first; column < a.width; column += step) {
       g.load(a.upstream + row * a.width + column);
       h.load(a.h + row * a.h_stride + column);
@@ -210,9 +217,7 @@ __global__ void wide_backward_kernel(Backward<T> a) {
       for (int i = 0; i < N; ++i) {
         if (a.weight_sums) a.weight_sums[sums + column + i] += upstream[i] * n[i];
         if (a.bias_sums) a.bias_sums[sums + column + i] += upstream[i];
-        gw[i] -= n[i] * (totals[0] / Acc(a.width));
-        if (kCentered) gw[i] -= totals[K - 1] / Acc(a.width);
-        gw[i] *= rstd;
+        gw[i] = (gw[i] - n[i] * with_n - alone) * rstd;
       }
       store_gradients<N>(a, row, column, gw);
     }
@@ -236,52 +241,39 @@ __global__ void sum_kernel(const Acc* sums, int64_t parts, int64_t width, Acc* o
   out[column] = total;
 }
 
-// How the rows are dealt out.
-struct Plan {
-  bool packed, in_registers, two;
-  int threads, block;
-  int64_t blocks;
-  size_t shared;
-};
-
 template <class T>
-Plan plan_of(const Backward<T>& a, bool centered, int64_t processors, int64_t parts) {
+bool is_packed(const Backward<T>& a) {
+  constexpr int N = kPack<typename T::X>;
+  return a.width % N == 0 && a.h_stride % N == 0 &&
+         aligned({a.upstream, a.upstream_h, a.h, a.weight, a.grad_x, a.grad_residual});
+}
+
+// Launches at most `parts` blocks and says how many.
+template <bool kCentered, class T>
+int backward(const Backward<T>& a, int64_t processors, int64_t parts, int64_t* blocks, cudaStream_t stream) {
   using Acc = typename Backward<T>::Acc;
   constexpr int N = kPack<typename T::X>;
   constexpr size_t kMostShared = 160 * 1024;  // of a block; sm_80 has 163 KiB
-  Plan p{};
-  const int sums = (a.weight_sums ? 1 : 0) + (a.bias_sums ? 1 : 0);
-  const size_t scratch = 32 * (centered ? 2 : 1) * sizeof(Acc);
-  p.packed = a.width % N == 0 && a.h_stride % N == 0 &&
-             aligned({a.upstream, a.upstream_h, a.h, a.weight, a.grad_x, a.grad_residual});
-  const bool narrow = a.width <= 32 * N * 4;
-  p.two = a.width <= (narrow ? 32 : kMostThreads) * N * 2;
-  const int v = p.two ? 2 : 4;
-  p.threads = narrow ? 32 : whole_warps((a.width / N + v - 1) / v);
-  p.block = narrow ? 32 * kWarpsOfBlock : p.threads;
-  p.shared = scratch + size_t(v) * N * p.block * sums * sizeof(Acc);
-  p.in_registers = p.packed && !std::is_same_v<Acc, double> && a.width <= int64_t(kMostThreads) * N * 4 &&
-                   p.shared <= kMostShared;
-  if (p.in_registers) {
-    const int64_t of_rows = (a.rows * p.threads + p.block - 1) / p.block;
-    p.blocks = std::min({of_rows, parts, processors * std::max(1, 512 / p.block)});
-  } else {
-    p.block = whole_warps(p.packed ? a.width / N : a.width);
-    p.shared = scratch;
-    p.blocks = std::min({a.rows, parts, processors * std::max(1, kMostThreads / p.block)});
+  const bool packed = is_packed(a);
+  const size_t scratch = 32 * (kCentered ? 2 : 1) * sizeof(Acc);
+  if constexpr (!std::is_same_v<Acc, double>) {
+    const Layout layout = layout_of<N>(a.width);
+    const int sums = (a.weight_sums ? 1 : 0) + (a.bias_sums ? 1 : 0);
+    const size_t shared = scratch + size_t(layout.packs) * N * layout.block * sums * sizeof(Acc);
+    if (packed && layout.hold != Hold::kNot && shared <= kMostShared) {
+      const int64_t of_rows = (a.rows * layout.threads + layout.block - 1) / layout.block;
+      *blocks = std::min({of_rows, parts, processors * std::max(1, 512 / layout.block)});
+      const dim3 grid{unsigned(*blocks)}, block{unsigned(layout.block)};
+      return for_layout<N>(layout.hold, [&](auto held) {
+        return launch(backward_kernel<kCentered, N, decltype(held), T>, grid, block, shared, stream, 1, a, layout.threads);
+      });
+    }
   }
-  return p;
-}
-
-template <bool kCentered, class T>
-int backward(const Backward<T>& a, const Plan& p, cudaStream_t stream) {
-  constexpr int N = kPack<typename T::X>;
-  const dim3 grid{unsigned(p.blocks)}, block{unsigned(p.block)};
-  if (p.in_registers)
-    return p.two ? launch(backward_kernel<kCentered, N, 2, T>, grid, block, p.shared, stream, 1, a, p.threads)
-                 : launch(backward_kernel<kCentered, N, 4, T>, grid, block, p.shared, stream, 1, a, p.threads);
-  return p.packed ? launch(wide_backward_kernel<kCentered, N, T>, grid, block, p.shared, stream, 1, a)
-                  : launch(wide_backward_kernel<kCentered, 1, T>, grid, block, p.shared, stream, 1, a);
+  const int threads = whole_warps(packed ? a.width / N : a.width);
+  *blocks = std::min({a.rows, parts, processors * std::max(1, kMostThreads / threads)});
+  const dim3 grid{unsigned(*blocks)}, block{unsigned(threads)};
+  return packed ? launch(wide_backward_kernel<kCentered, N, T>, grid, block, scratch, stream, 1, a)
+                : launch(wide_backward_kernel<kCentered, 1, T>, grid, block, scratch, stream, 1, a);
 }
 
 template <class Acc>
@@ -319,10 +311,11 @@ extern "C" int perfsuite_norm_rows_backward(int dtype, const void* upstream, con
     a.weight_sums = static_cast<Acc*>(weight_sums), a.bias_sums = static_cast<Acc*>(bias_sums);
     a.rows = rows, a.width = width;
     const auto on = static_cast<cudaStream_t>(stream);
-    const Plan plan = plan_of(a, mean != nullptr, processors, parts);
-    int error = mean ? backward<true, T>(a, plan, on) : backward<false, T>(a, plan, on);
-    if (!error) error = sum_parts(a.weight_sums, plan.blocks, width, static_cast<Acc*>(grad_weight), on);
-    if (!error) error = sum_parts(a.bias_sums, plan.blocks, width, static_cast<Acc*>(grad_bias), on);
+    int64_t blocks = 0;
+    int error = mean ? backward<true, T>(a, processors, parts, &blocks, on)
+                     : backward<false, T>(a, processors, parts, &blocks, on);
+    if (!error) error = sum_parts(a.weight_sums, blocks, width, static_cast<Acc*>(grad_weight), on);
+    if (!error) error = sum_parts(a.bias_sums, blocks, width, static_cast<Acc*>(grad_bias), on);
     return error;
   });
 }

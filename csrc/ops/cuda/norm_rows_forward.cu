@@ -68,9 +68,11 @@ __device__ __forceinline__ void store_y(const Forward<T>& a, int64_t row, int64_
   y.store(a.y + row * a.width + column);
 }
 
-// A row stays in registers, and the next one is loaded while this one is computed. threads: of a group.
-template <bool kCentered, int N, int V, class T>
-__global__ void forward_kernel(Forward<T> a, int threads) {
+// A row stays in registers; Held::kAhead: and the next one is loaded while this one is computed. threads: of a group.
+template <bool kCentered, int N, class Held, class T>
+__global__ void __launch_bounds__(Held::kThreads) forward_kernel(Forward<T> a, int threads) {
+  constexpr int V = Held::V;
+  const int width = int(a.width);  // rows that fit in registers
   using Acc = typename Forward<T>::Acc;
   PERFSUITE_SHARED(Acc, scratch);
   const bool is_block = threads == int(blockDim.x);
@@ -79,34 +81,39 @@ __global__ void forward_kernel(Forward<T> a, int threads) {
   int64_t row = int64_t(blockIdx.x) * groups + threadIdx.x / threads;
   Part<typename T::X, N, V> x, next_x;
   Part<typename T::H, N, V> residual, next_residual;
-  if (row < a.rows) {
-    x.load(a.x + row * a.x_stride, a.width, thread, threads);
-    if (a.residual) residual.load(a.residual + row * a.residual_stride, a.width, thread, threads);
-  }
+  const auto load = [&](int64_t from, auto& to_x, auto& to_residual) {
+    if (from >= a.rows) return;
+    to_x.load(a.x + from * a.x_stride, width, thread, threads);
+    if (a.residual) to_residual.load(a.residual + from * a.residual_stride, width, thread, threads);
+  };
+  if (Held::kAhead) load(row, x, residual);
   for (; row < a.rows; row += step) {
-    if (row + step < a.rows) {
-      next_x.load(a.x + (row + step) * a.x_stride, a.width, thread, threads);
-      if (a.residual) next_residual.load(a.residual + (row + step) * a.residual_stride, a.width, thread, threads);
-    }
+    if (Held::kAhead) load(row + step, next_x, next_residual);
     Acc values[V][N];
     Acc sum[1] = {};
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const int64_t column = (int64_t(v) * threads + thread) * N;
+      const int column = (v * threads + thread) * N;
 #pragma unroll
       for (int i = 0; i < N; ++i) values[v][i] = 0;
-      if (column < a.width) make_h<N>(a, row, column, x.at[v], residual.at[v], values[v]);
+      if (column < width) {
+        if (!Held::kAhead) {
+          x.at[v].load(a.x + row * a.x_stride + column);
+          if (a.residual) residual.at[v].load(a.residual + row * a.residual_stride + column);
+        }
+        make_h<N>(a, row, column, x.at[v], residual.at[v], values[v]);
+      }
 #pragma unroll
       for (int i = 0; i < N; ++i) sum[0] += kCentered ? values[v][i] : values[v][i] * values[v][i];
     }
     group_sums(sum, scratch, is_block);
     if (kCentered) {
-      const Acc mean = sum[0] / Acc(a.width);
+      const Acc mean = sum[0] / Acc(width);
       if (thread == 0) a.mean[row] = mean;
       sum[0] = 0;
 #pragma unroll
       for (int v = 0; v < V; ++v)
-        if ((int64_t(v) * threads + thread) * N < a.width)
+        if ((v * threads + thread) * N < width)
 #pragma unroll
           for (int i = 0; i < N; ++i) {
             values[v][i] -= mean;
@@ -114,15 +121,14 @@ __global__ void forward_kernel(Forward<T> a, int threads) {
           }
       group_sums(sum, scratch, is_block);
     }
-    const Acc rstd = inverse_sqrt(sum[0] / Acc(a.width) + Acc(a.eps));
+    const Acc rstd = inverse_sqrt(sum[0] / Acc(width) + Acc(a.eps));
     if (thread == 0) a.rstd[row] = rstd;
 #pragma unroll
     for (int v = 0; v < V; ++v) {
-      const int64_t column = (int64_t(v) * threads + thread) * N;
-      if (column < a.width) store_y<kCentered, N>(a, row, column, rstd, values[v]);
+      const int column = (v * threads + thread) * N;
+      if (column < width) store_y<kCentered, N>(a, row, column, rstd, values[v]);
     }
-    x = next_x;
-    residual = next_residual;
+    if (Held::kAhead) x = next_x, residual = next_residual;
   }
 }
 
@@ -182,15 +188,16 @@ int forward(const Forward<T>& a, int64_t processors, cudaStream_t stream) {
   const bool packed = a.width % N == 0 && a.x_stride % N == 0 && a.residual_stride % N == 0 &&
                       aligned({a.x, a.residual, a.weight, a.bias, a.y, a.h});
   const size_t shared = 32 * sizeof(Acc);
-  if (packed && !std::is_same_v<Acc, double> && a.width <= int64_t(kMostThreads) * N * 4) {
-    const bool narrow = a.width <= 32 * N * 4;
-    const bool two = a.width <= (narrow ? 32 : kMostThreads) * N * 2;
-    const int threads = narrow ? 32 : whole_warps((a.width / N + (two ? 1 : 3)) / (two ? 2 : 4));
-    const int block = narrow ? 32 * kWarpsOfBlock : threads;
-    const int64_t blocks = (a.rows * threads + block - 1) / block;
-    const dim3 grid(unsigned(std::min(blocks, processors * std::max(1, kMostThreads / block))));
-    return two ? launch(forward_kernel<kCentered, N, 2, T>, grid, dim3(block), shared, stream, 1, a, threads)
-               : launch(forward_kernel<kCentered, N, 4, T>, grid, dim3(block), shared, stream, 1, a, threads);
+  if constexpr (!std::is_same_v<Acc, double>) {
+    const Layout layout = layout_of<N>(a.width);
+    if (packed && layout.hold != Hold::kNot) {
+      const int64_t blocks = (a.rows * layout.threads + layout.block - 1) / layout.block;
+      const dim3 grid(unsigned(std::min(blocks, processors * std::max(1, kMostThreads / layout.block))));
+      return for_layout<N>(layout.hold, [&](auto held) {
+        return launch(forward_kernel<kCentered, N, decltype(held), T>, grid, dim3(unsigned(layout.block)), shared, stream,
+                      1, a, layout.threads);
+      });
+    }
   }
   const int block = whole_warps(packed ? a.width / N : a.width);
   const dim3 grid(unsigned(std::min(a.rows, processors * std::max(1, 2 * kMostThreads / block))));
