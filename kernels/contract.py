@@ -101,6 +101,7 @@ class Op:
         outputs: tuple[str, ...] = ("output",),
         mutates: tuple[str, ...] = (),
         any_case: Callable[[], Any] | None = None,
+        row_wise: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.reference = reference
@@ -131,6 +132,9 @@ class Op:
         """Names of the tensors that a call changes in place: they are outputs as well."""
         self.any_case = any_case
         """A hypothesis strategy of small cases of any shape, stride, dtype and option."""
+        self.row_wise = row_wise
+        """Names of the tensors that hold a row of the op in each entry of their first dimension, where rows do not know
+        of each other: the same rows again give the same results again. Empty where that does not hold."""
         self.chosen: Implementation | None = self.implementations[DEFAULT]
         """None: the best for each shape, see perfsuite.kernels.tuning."""
         self.best: Callable[[Op, Sequence[Any], Mapping[str, Any]], Implementation] | None = None

@@ -405,4 +405,5 @@ OP = Op(
         native.in_triton(_native("triton")),
         native.in_cuda(_native("cuda")),
     ],
+    row_wise=("logits", "target"),
 )

@@ -154,4 +154,5 @@ OP = Op(
     ],
     outputs=("output", "h"),
     any_case=norm_cases.any_case,
+    row_wise=("x", "residual"),
 )

@@ -175,4 +175,5 @@ OP = Op(
     scales=scales,
     implementations=[native.eager(F.linear), native.compiled(F.linear), Implementation("onednn", _onednn, _no_onednn)],
     any_case=any_case,
+    row_wise=("x",),
 )

@@ -97,11 +97,7 @@ class _NormRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, upstream_h: Tensor | None = None) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            op = "layer_norm" if ctx.centered else "rms_norm"
-            raise RuntimeError(
-                f"{op}={ctx.implementation} has no second derivative; choose --use {op}=eager for create_graph=True"
-            )
+        native.refuse_second_derivative("layer_norm" if ctx.centered else "rms_norm", ctx.implementation)
         h, weight, mean, rstd, seed, offset = ctx.saved_tensors
         _, _, for_residual, for_weight, for_bias, *_ = ctx.needs_input_grad
         if upstream is None:  # only h was used
@@ -124,8 +120,8 @@ class _NormRows(torch.autograd.Function):
 # -- operators: the same two signatures for every implementation ------------------------------------------------------
 
 _FORWARD = (
-    "(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? seed, Tensor? offset, bool centered, float eps, " 
-    "float dropout_p, bool float32_output) -> (Tensor y, Tensor h, Tensor mean, Tensor rstd)"
+    "(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? seed, Tensor? offset, bool centered, "
+    "float eps, float dropout_p, bool float32_output) -> (Tensor y, Tensor h, Tensor mean, Tensor rstd)"
 )
 _BACKWARD = (
     "(Tensor upstream, Tensor? upstream_h, Tensor h, Tensor? weight, Tensor mean, Tensor rstd, Tensor? seed, "

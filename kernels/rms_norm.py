@@ -69,7 +69,7 @@ def cost(case: Case) -> Cost:
 
 
 def cases(scale: str) -> list[Case]:
-    """Widths 128 (tiny) and 512 (gpu) are those of the workload llama, 4096 and 16384 those of Llama 3.1 8B and 405B."""
+    """Widths 128 (tiny) and 512 (gpu) are those of llama, 4096 and 16384 those of Llama 3.1 8B and 405B."""
     if scale == "tiny":
         return norm_cases.tiny()
     if scale == "cpu":
@@ -145,4 +145,5 @@ OP = Op(
     ],
     outputs=("output", "h"),
     any_case=norm_cases.any_case,
+    row_wise=("x", "residual"),
 )

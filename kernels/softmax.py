@@ -352,4 +352,5 @@ OP = Op(
         native.in_triton(_run("triton")),
     ],
     any_case=any_case,
+    row_wise=("x",),
 )

@@ -104,6 +104,17 @@ def default(op: Op, device: str) -> Implementation:
     return op.implementations[next(name for name in names if op.implementations[name].why_not(device) is None)]
 
 
+def missing(ops: Iterable[Op], device: str) -> list[str]:
+    """A line for each reason why "native" falls back to plain torch, or to another kernel, for want of something."""
+    lines: dict[str, list[str]] = {}
+    for op in ops:
+        for name in PREFERRED[device]:
+            reason = op.implementations[name].why_not(device) if name in op.implementations else None
+            if reason:
+                lines.setdefault(f"{name}: {reason}", []).append(op.name)
+    return [f"--ops native goes without {reason} ({', '.join(names)})" for reason, names in lines.items()]
+
+
 def _identity(entry: Entry) -> tuple[Any, ...]:
     return entry.op, entry.device, entry.dtype, tuple(sorted(entry.shape.items()))
 

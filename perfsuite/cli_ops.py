@@ -79,9 +79,10 @@ def list_ops(device: str | None, as_json: bool) -> int:
 @click.option("--draws", type=click.IntRange(32), default=32, show_default=True, help="Fresh inputs for each case.")
 @click.option("--examples", type=click.IntRange(0), default=100, show_default=True, help="Cases drawn by hypothesis.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--huge", is_flag=True, help="Also more than 2^31 elements, where memory allows (slow on a CPU).")
 @JSON
 def check(op: str | None, impl: tuple[str, ...], device: str | None, kernel: Path | None, draws: int, examples: int,
-          seed: int, as_json: bool) -> int:
+          seed: int, huge: bool, as_json: bool) -> int:
     """Compare implementations with float64 and eager torch. Exit code 1 where one is wrong."""
     from perfsuite.kernels import contract
     from perfsuite.op_check import check_implementation, kernel_from_file
@@ -106,7 +107,7 @@ def check(op: str | None, impl: tuple[str, ...], device: str | None, kernel: Pat
                     continue
                 cases = len(one.cases("tiny"))
                 task = bars.add_task(f"{name}={implementation.name}", total=cases + 6)
-                for result in check_implementation(one, implementation, where, draws, examples, seed):
+                for result in check_implementation(one, implementation, where, draws, examples, seed, huge):
                     results.append(result._asdict() | {"errors": [e._asdict() for e in result.errors]})
                     bars.advance(task)
                 bars.remove_task(task)

@@ -5,6 +5,8 @@
 - gradcheck: analytic against numerical gradients in float64 (torch.autograd.gradcheck);
 - fullgraph: the call inside torch.compile(fullgraph=True) gives what it gives outside, and so do its gradients;
 - cuda graph: a replay on new inputs gives what a call gives (on a GPU only);
+- huge: a case of more than 2^31 elements, made of the same rows again and again, gives the same results again and
+  again (on request, where the op is row-wise and memory allows);
 - deterministic: whether the same call gives the same bits. Reported, not judged.
 """
 
@@ -16,11 +18,14 @@ from typing import Any, NamedTuple
 
 import torch
 
+from perfsuite import topology
 from perfsuite.kernels import evaluate
 from perfsuite.kernels.check import Report, check, check_drawn
 from perfsuite.kernels.contract import Case, Implementation, Op
 
 FULLGRAPH_CASES = 3
+HUGE_ELEMENTS = 2**31
+"""What does not fit an index of 32 bits."""
 
 
 class Result(NamedTuple):
@@ -29,7 +34,7 @@ class Result(NamedTuple):
     op: str
     impl: str
     check: str
-    """ "case", "drawn", "gradcheck", "fullgraph", "cuda graph" or "deterministic"."""
+    """ "case", "drawn", "gradcheck", "fullgraph", "cuda graph", "huge" or "deterministic"."""
     case: str
     ok: bool | None
     """None: not judged, or not run; `detail` says why."""
@@ -59,7 +64,7 @@ def kernel_from_file(path: Path, op: Op) -> Implementation:
 
 
 def check_implementation(
-    op: Op, implementation: Implementation, device: str, draws: int, examples: int, seed: int = 0
+    op: Op, implementation: Implementation, device: str, draws: int, examples: int, seed: int = 0, huge: bool = False
 ) -> Iterator[Result]:
     """All checks, one after the other; each comes as soon as it is done."""
     deterministic = True
@@ -73,6 +78,8 @@ def check_implementation(
     yield from _fullgraph(op, implementation, device)
     if device == "cuda":
         yield from _cuda_graph(op, implementation)
+    if huge and op.row_wise:
+        yield _huge(op, implementation, device)
     said = "the same call gives the same bits" if deterministic else "bits differ from call to call"
     yield Result(op.name, implementation.name, "deterministic", "", None, said)
 
@@ -178,6 +185,52 @@ def _cuda_graph(op: Op, implementation: Implementation) -> Iterator[Result]:
             different = [f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"]
         said = "; ".join(different) or "a replay on new inputs gives what a call gives"
         yield Result(op.name, implementation.name, "cuda graph", case.name, not different, said)
+
+
+def _huge(op: Op, implementation: Implementation, device: str) -> Result:
+    """On the op's largest small case in half precision whose results are rows too."""
+    name = implementation.name
+    case = _row_case(op)
+    if case is None:
+        return Result(op.name, name, "huge", "", None, "not run: no case of rows")
+    options = {**op.defaults, **case.options}
+    rows = op.inputs(case, device, torch.Generator().manual_seed(5))
+    height = rows[op.row_wise[0]].shape[0]
+    times = HUGE_ELEMENTS // rows[op.row_wise[0]].numel() + 2
+    title = f"{case.name} x {times}"
+    upstream = _ones(op, implementation, rows, options)
+    # Inputs, upstream gradients, outputs, gradients, and as much again while they are made.
+    tensors = [*evaluate.named_tensors({key: rows[key] for key in op.row_wise}).values(), *upstream.values()]
+    needed = 4 * times * sum(t.numel() * t.element_size() for t in tensors)
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else topology.meminfo_bytes("MemAvailable")
+    if free is None or needed > free:
+        return Result(op.name, name, "huge", title, None, f"not run: needs about {needed / 1e9:.0f} GB of memory")
+
+    def again(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.repeat(times, *[1] * (tensor.dim() - 1))
+
+    try:
+        expected = evaluate.evaluate(op, implementation.run, rows, options, upstream)
+        many = {key: again(value) if key in op.row_wise else value for key, value in rows.items()}
+        found = evaluate.evaluate(op, implementation.run, many, options, {k: again(v) for k, v in upstream.items()})
+        last = {key: value[-height:] for key, value in found.items() if value.shape[:1] == (height * times,)}
+        different = _different({key: expected[key] for key in last}, last)
+    except Exception as error:
+        different = [f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"]
+    said = "; ".join(different) or "rows beyond 2^31 elements are as those before"
+    return Result(op.name, name, "huge", title, not different, said)
+
+
+def _row_case(op: Op) -> Case | None:
+    for case in reversed(_sample(op, ("bfloat16", "float16"))):
+        options = {**op.defaults, **case.options}
+        rows = op.inputs(case, "cpu", torch.Generator().manual_seed(5))
+        outputs = evaluate.call(op, op.reference, evaluate.leaves(op, evaluate.copy(rows)), options)
+        height = rows[op.row_wise[0]].shape[0]
+        plain = all(rows[name] is None or rows[name].is_contiguous() for name in op.row_wise)
+        if height > 1 and plain and all(output.shape[:1] == (height,) for output in outputs.values()):
+            return case
+    return None
 
 
 def _ones(op: Op, implementation: Implementation, tensors: Any, options: Any) -> dict[str, torch.Tensor]:

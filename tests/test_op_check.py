@@ -233,6 +233,25 @@ def test_a_wrong_gradient_fails_gradcheck_too():
     assert {"case", "gradcheck"} <= found
 
 
+def test_an_index_that_overflows_is_refused(monkeypatch):
+    from perfsuite import op_check
+
+    monkeypatch.setattr(op_check, "HUGE_ELEMENTS", 20_000)  # the same road, in memory that everybody has
+    softmax = contract.op("softmax")
+
+    def wraps(x):
+        y = torch.softmax(x, -1)
+        return torch.cat((y[: 20_000 // x.shape[1]], y[: max(0, len(y) - 20_000 // x.shape[1])] * 0))
+
+    for run, ok in ((softmax.implementations["eager"].run, True), (wraps, False)):
+        results = check_implementation(softmax, Implementation("theirs", run, lambda d: None), "cpu", 32, 0, huge=True)
+        (huge,) = [result for result in results if result.check == "huge"]
+        assert huge.ok is ok, huge
+    monkeypatch.setattr(op_check, "HUGE_ELEMENTS", 2**50)
+    results = check_implementation(softmax, softmax.implementations["eager"], "cpu", 32, 0, huge=True)
+    assert "needs about" in next(r.detail for r in results if r.check == "huge")
+
+
 # -- the command ------------------------------------------------------------------------------------------------------
 
 RIGHT = """

@@ -14,6 +14,15 @@ def select(ops: str, use: dict[str, str], device: str) -> dict[str, str]:
     return contract.select(use, device, contract.NATIVE if ops == contract.NATIVE else contract.DEFAULT)
 
 
+def missing(ops: str, device: str) -> list[str]:
+    """What --ops native has to do without on this machine, a line each."""
+    if ops != contract.NATIVE:
+        return []
+    from perfsuite.kernels import tuning
+
+    return tuning.missing([contract.op(name) for name in contract.MODULES], device)
+
+
 def building(ops: str, build: Build) -> Build:
     """The workload's build, with the job's model compiled where `ops` is "compile". It compiles in the warm-up."""
     if ops != "compile":

@@ -127,6 +127,9 @@ def new_record(request: Request) -> Record:
 
 def prepare(made: Record, folder: Path, observer: Observer) -> None:
     """Build the torch extension and measure the machine's ceilings where that has not been done yet."""
+    made.build["ops_missing"] = ops_choice.missing(made.ops, made.device)
+    for line in made.build["ops_missing"]:
+        observer.note(line)
     if made.wanted["ledger"]:
         from perfsuite import torch_extension
 

@@ -14,6 +14,7 @@ _RATES = ("read", "write", "copy", "triad")
 def conditions(account: dict[str, Any]) -> Markup:
     """Facts of the record, the machine's fingerprint and its ceilings."""
     chosen = [f"{op}={impl}" for op, impl in account["use"].items()]
+    missing = account.get("build", {}).get("ops_missing")
     facts = {
         "record": account["id"],
         "created": account["created"],
@@ -22,6 +23,7 @@ def conditions(account: dict[str, Any]) -> Markup:
         "device": account["device"],
         "division": account["division"],
         "implementations": ", ".join([*chosen, f"{account.get('ops') or 'eager'} for every other op"]),
+        **({"not available": "; ".join(missing)} if missing else {}),
         **_flat(account["machine"]["fingerprint"]),
     }
     rows = [join([tag("dt", name.replace("_", " ")), tag("dd", value)]) for name, value in facts.items()]
