@@ -124,8 +124,8 @@ class _NormRows(torch.autograd.Function):
 # -- operators: the same two signatures for every implementation ------------------------------------------------------
 
 _FORWARD = (
-    "(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? seed, Tensor? offset, bool centered, float eps, " 
-    "float dropout_p, bool float32_output) -> (Tensor y, Tensor h, Tensor mean, Tensor rstd)"
+    "(Tensor x, Tensor? residual, Tensor? weight, Tensor? bias, Tensor? seed, Tensor? offset, bool centered, "
+    "float eps, float dropout_p, bool float32_output) -> (Tensor y, Tensor h, Tensor mean, Tensor rstd)"
 )
 _BACKWARD = (
     "(Tensor upstream, Tensor? upstream_h, Tensor h, Tensor? weight, Tensor mean, Tensor rstd, Tensor? seed, "
