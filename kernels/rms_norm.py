@@ -69,11 +69,7 @@ def cost(case: Case) -> Cost:
 
 
 def cases(scale: str) -> list[Case]:
-<<<<<<< HEAD
     """Widths 128 (tiny) and 512 (gpu) are those of llama, 4096 and 16384 those of Llama 3.1 8B and 405B."""
-=======
-    """Widths 128 (tiny) and 512 (gpu) are the workload llama's, 4096 and 16384 those of Llama 3.1 8B and 405B."""
->>>>>>> norm
     if scale == "tiny":
         return norm_cases.tiny()
     if scale == "cpu":

@@ -272,21 +272,9 @@ using namespace perfsuite::cpu;
   extern "C" void update_##name(T* table, acc_t<T>* state, int64_t rows, int64_t width, const int64_t* indices,     \\
                                 const int64_t* offsets, int64_t bags, const T* gradient, double lr, double eps,     \\
                                 int64_t parts, int isa) {                                                           \\
-    const int64_t count = offsets[bags];                                                                            \\
-    std::vector<Lookup> here(count), there(count);                                                                  \\
-    RadixSort sort(count, rows, parts);                                                                             \\
-    const GivenLookups given{indices, offsets, bags};                                                               \\
-    for (int pass = 0; pass < sort.passes(); ++pass) {                                                              \\
-      const StoredLookups stored{here.data()};                                                                      \\
-      for (int64_t p = 0; p < parts; ++p) pass ? sort.count(stored, pass, p) : sort.count(given, pass, p);          \\
-      sort.place();                                                                                                 \\
-      for (int64_t p = 0; p < parts; ++p)                                                                           \\
-        pass ? sort.scatter(stored, pass, p, there.data()) : sort.scatter(given, pass, p, there.data());            \\
-      here.swap(there);                                                                                             \\
-    }                                                                                                               \\
-    const RowUpdates<T> op{here.data(), count, gradient, width, table, width, width,                                \\
+    const RowUpdates<T> op{{indices, offsets, bags, rows}, gradient, width, table, width, width,                    \\
                            state ? RowRule::kRowwiseAdagrad : RowRule::kSgd, state, acc_t<T>(lr), acc_t<T>(eps)};   \\
-    for (int64_t p = 0; p < parts; ++p) update_rows<T>(op, count * p / parts, count * (p + 1) / parts, Isa(isa));   \\
+    for (int64_t part = 0; part < parts; ++part) update_rows<T>(op, part, parts, Isa(isa));                         \\
   }
 DEFINE(float, f32)
 DEFINE(BFloat16, bf16)

@@ -6,7 +6,6 @@
 
 #include <atomic>
 
-#include "../ops/cpu/row_updates.h"
 #include "lookups.h"
 #include "op.h"
 
@@ -47,12 +46,10 @@ Tensor backward_cpu(const Tensor& upstream_any, const Tensor& indices_any, const
   const Tensor upstream = with_adjacent_columns(upstream_any), indices = indices_any.contiguous(),
                offsets = offsets_any.contiguous();
   check_indices(kName, indices, rows);
-  Tensor out = empty_reused({rows, upstream.size(1)}, upstream.scalar_type()), storage;
+  Tensor out = empty_reused({rows, upstream.size(1)}, upstream.scalar_type());
   out.zero_();
-  const cpu::Lookup* lookups = sorted_lookups(indices, offsets, rows, &storage);
   PERFSUITE_FOR_TYPE(upstream, "embedding_bag_backward", [&] {
-    const cpu::RowUpdates<T> op{lookups,
-                                indices.size(0),
+    const cpu::RowUpdates<T> op{lookups_of(kName, indices, offsets, rows),
                                 const_data<T>(upstream),
                                 upstream.stride(0),
                                 mutable_data<T>(out),
@@ -62,9 +59,7 @@ Tensor backward_cpu(const Tensor& upstream_any, const Tensor& indices_any, const
                                 nullptr,
                                 0,
                                 0};
-    for_rows(op.count, op.width, [&](int64_t begin, int64_t end) {
-      cpu::update_rows<T>(op, begin, end, cpu::best_isa());
-    });
+    update_all_rows<T>(op);
   });
   return out;
 }

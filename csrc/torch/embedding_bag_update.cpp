@@ -1,6 +1,5 @@
 // perfsuite::embedding_bag_update_cpp: csrc/ops/cpu/row_updates.h as a torch operator that changes its arguments.
 
-#include "../ops/cpu/row_updates.h"
 #include "lookups.h"
 #include "op.h"
 
@@ -20,12 +19,9 @@ void update_cpu(const Tensor& weight, const std::optional<Tensor>& state, const 
   TORCH_CHECK_VALUE(!state || state->is_contiguous(), kName, ": state must be contiguous");
   check_offsets(kName, indices, offsets);
   check_indices(kName, indices, weight.size(0));
-  Tensor storage;
-  const cpu::Lookup* lookups = sorted_lookups(indices, offsets, weight.size(0), &storage);
   PERFSUITE_FOR_TYPE(weight, "embedding_bag_update", [&] {
     using Acc = cpu::acc_t<T>;
-    const cpu::RowUpdates<T> op{lookups,
-                                indices.size(0),
+    const cpu::RowUpdates<T> op{lookups_of(kName, indices, offsets, weight.size(0)),
                                 const_data<T>(gradient),
                                 gradient.stride(0),
                                 mutable_data<T>(weight),
@@ -35,9 +31,7 @@ void update_cpu(const Tensor& weight, const std::optional<Tensor>& state, const 
                                 state ? state->mutable_data_ptr<Acc>() : nullptr,
                                 Acc(learning_rate),
                                 Acc(epsilon)};
-    for_rows(op.count, op.width, [&](int64_t begin, int64_t end) {
-      cpu::update_rows<T>(op, begin, end, cpu::best_isa());
-    });
+    update_all_rows<T>(op);
   });
 }
 

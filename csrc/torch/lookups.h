@@ -1,11 +1,11 @@
-// Lookups of an embedding table for the operators: checks, and sorting on torch's threads (csrc/ops/cpu/lookups.h).
+// What the operators of embedding tables share: checks of lookups, and csrc/ops/cpu/row_updates.h on torch's threads.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
 #include <limits>
 
-#include "../ops/cpu/lookups.h"
+#include "../ops/cpu/row_updates.h"
 #include "op.h"
 
 namespace perfsuite {
@@ -28,34 +28,23 @@ inline void check_indices(const char* op, const at::Tensor& indices, int64_t row
                       " is outside [0, ", rows, ")");
 }
 
-// The lookups sorted by row, in memory that `storage` keeps. Arguments as the two checks want them.
-inline const cpu::Lookup* sorted_lookups(const at::Tensor& indices, const at::Tensor& offsets, int64_t rows,
-                                         at::Tensor* storage) {
-  static_assert(sizeof(cpu::Lookup) == sizeof(int64_t));
+// For the kernels. Arguments as the two checks want them.
+inline cpu::Lookups lookups_of(const char* op, const at::Tensor& indices, const at::Tensor& offsets, int64_t rows) {
   constexpr int64_t most = std::numeric_limits<uint32_t>::max();
-  const int64_t count = indices.size(0), bags = offsets.size(0) - 1;
-  TORCH_CHECK_VALUE(rows <= most && bags <= most && count <= most, "lookups: at most ", most,
-                    " rows, bags and indices, got ", rows, ", ", bags, " and ", count);
-  *storage = empty_reused({2 * count}, at::kLong);
-  auto* here = reinterpret_cast<cpu::Lookup*>(storage->mutable_data_ptr<int64_t>());
-  auto* there = here + count;
-  // Fewer lookups are not worth waking a thread for.
-  constexpr int64_t per_part = 8192;
-  const int64_t parts = std::max<int64_t>(1, std::min<int64_t>(at::get_num_threads(), count / per_part));
-  cpu::RadixSort sort(count, rows, parts);
-  const auto pass_from = [&](const auto& source, int pass) {
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) sort.count(source, pass, part);
-    });
-    sort.place();
-    at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t part = begin; part < end; ++part) sort.scatter(source, pass, part, there);
-    });
-    std::swap(here, there);
-  };
-  pass_from(cpu::GivenLookups{indices.const_data_ptr<int64_t>(), offsets.const_data_ptr<int64_t>(), bags}, 0);
-  for (int pass = 1; pass < sort.passes(); ++pass) pass_from(cpu::StoredLookups{here}, pass);
-  return here;
+  const int64_t bags = offsets.size(0) - 1;
+  TORCH_CHECK_VALUE(rows <= most && bags <= most, op, ": at most ", most, " rows and bags, got ", rows, " and ", bags);
+  return {indices.const_data_ptr<int64_t>(), offsets.const_data_ptr<int64_t>(), bags, rows};
+}
+
+// Every row that is looked up, on torch's threads.
+template <class T>
+void update_all_rows(const cpu::RowUpdates<T>& op) {
+  // Every part reads all lookups: more of them only where each has enough to add.
+  const int64_t elements = op.lookups.count() * op.width;
+  const int64_t parts = std::clamp<int64_t>(elements / kElementsPerTask, 1, at::get_num_threads());
+  at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) cpu::update_rows<T>(op, part, parts, cpu::best_isa());
+  });
 }
 
 }  // namespace perfsuite

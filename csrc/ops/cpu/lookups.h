@@ -1,7 +1,7 @@
 // Lookups of an embedding table, sorted by the row they read: what a gradient by row is made from.
 //
-// A radix sort from the lowest digit up, stable, so that the lookups of a row keep their order; every pass is done by
-// `parts` threads side by side, first count(), then scatter(). The result is the same for any number of parts.
+// The rows are dealt to `parts` threads. Each goes through all lookups, takes those of its rows and sorts them by
+// itself: nobody waits for anybody. The lookups of a row keep their order, so that the number of parts does not change a sum.
 #pragma once
 
 #include <algorithm>
@@ -15,79 +15,65 @@ struct Lookup {
   uint32_t bag;
 };
 
-// The lookups as the caller gives them: indices (count,) and offsets (bags + 1,), from 0 up to count, never falling.
-struct GivenLookups {
-  const int64_t* indices;
-  const int64_t* offsets;
-  int64_t bags;
+struct Lookups {
+  const int64_t* indices;  // (count,), each within [0, rows): the caller has checked
+  const int64_t* offsets;  // (bags + 1,): from 0 up to count, never falling
+  int64_t bags;            // below 2^32, as rows
+  int64_t rows;
 
-  // visit(lookup) for [begin, end).
-  template <class Visit>
-  void each(int64_t begin, int64_t end, const Visit& visit) const {
-    int64_t bag = std::upper_bound(offsets, offsets + bags + 1, begin) - offsets - 1;
-    for (int64_t p = begin; p < end; ++p) {
-      while (offsets[bag + 1] <= p) ++bag;  // bags may be empty
-      visit(Lookup{uint32_t(indices[p]), uint32_t(bag)});
+  int64_t count() const { return offsets[bags]; }
+};
+
+// Rows go by 16, whose state is a cache line that no two threads shall write, and by a hash (Knuth's), as neighbours
+// are often looked up equally often.
+inline int64_t part_of(uint32_t row, int64_t parts) {
+  return int64_t(uint64_t((row >> 4) * 2654435761u) * uint64_t(parts) >> 32);
+}
+
+// Memory of a thread, kept from call to call: fresh pages would cost as much as the sort.
+struct SortedLookups {
+  std::vector<Lookup> sorted, scratch;
+
+  // The lookups of a part, in `sorted`; returns how many.
+  int64_t select(const Lookups& all, int64_t part, int64_t parts) {
+    const int64_t count = all.count();
+    if (int64_t(sorted.size()) <= count) {
+      sorted.resize(count + 1);
+      scratch.resize(count + 1);
     }
-  }
-};
-struct StoredLookups {
-  const Lookup* lookups;
-
-  template <class Visit>
-  void each(int64_t begin, int64_t end, const Visit& visit) const {
-    for (int64_t p = begin; p < end; ++p) visit(lookups[p]);
-  }
-};
-
-class RadixSort {
- public:
-  // Of `count` lookups of a table of `rows` rows.
-  RadixSort(int64_t count, int64_t rows, int64_t parts) : count_(count), parts_(parts) {
-    int bits = 1;
-    while (bits < 32 && (uint64_t(1) << bits) < uint64_t(rows)) ++bits;
-    passes_ = (bits + kMostBits - 1) / kMostBits;
-    digit_bits_ = (bits + passes_ - 1) / passes_;
-    places_.resize(parts << digit_bits_);
-  }
-  int passes() const { return passes_; }
-
-  template <class Source>
-  void count(const Source& source, int pass, int64_t part) {
-    uint32_t* counts = &places_[part << digit_bits_];
-    std::fill_n(counts, size_t(1) << digit_bits_, 0);
-    source.each(begin(part), begin(part + 1), [&](Lookup lookup) { ++counts[digit(lookup, pass)]; });
-  }
-  // After every part has counted, once: counts become places.
-  void place() {
-    const int64_t digits = int64_t(1) << digit_bits_;
-    uint32_t place = 0;
-    for (int64_t d = 0; d < digits; ++d)
-      for (int64_t part = 0; part < parts_; ++part) {
-        uint32_t& here = places_[(part << digit_bits_) + d];
-        const uint32_t counted = here;
-        here = place;
-        place += counted;
+    int64_t taken = 0;
+    for (int64_t bag = 0; bag < all.bags; ++bag)
+      for (int64_t p = all.offsets[bag]; p < all.offsets[bag + 1]; ++p) {
+        const uint32_t row = uint32_t(all.indices[p]);
+        sorted[taken] = {row, uint32_t(bag)};  // over the last one, where that was not taken
+        taken += part_of(row, parts) == part;
       }
-  }
-  template <class Source>
-  void scatter(const Source& source, int pass, int64_t part, Lookup* out) {
-    uint32_t* places = &places_[part << digit_bits_];
-    source.each(begin(part), begin(part + 1), [&](Lookup lookup) { out[places[digit(lookup, pass)]++] = lookup; });
+    sort(taken, all.rows);
+    return taken;
   }
 
  private:
-  // 2,048 places stay in the first cache level beside the data.
-  static constexpr int kMostBits = 11;
-
-  int64_t begin(int64_t part) const { return count_ * part / parts_; }
-  uint32_t digit(Lookup lookup, int pass) const {
-    return (lookup.row >> (pass * digit_bits_)) & ((uint32_t(1) << digit_bits_) - 1);
+  // A radix sort from the lowest digit up. 2,048 places stay in the first cache level beside the data.
+  void sort(int64_t count, int64_t rows) {
+    constexpr int most_bits = 11;
+    int bits = 1;
+    while (bits < 32 && (uint64_t(1) << bits) < uint64_t(rows)) ++bits;
+    const int passes = (bits + most_bits - 1) / most_bits, digit_bits = (bits + passes - 1) / passes;
+    const uint32_t mask = (uint32_t(1) << digit_bits) - 1;
+    int64_t places[1 << most_bits];
+    for (int shift = 0; shift < passes * digit_bits; shift += digit_bits) {
+      std::fill_n(places, int64_t(mask) + 1, 0);
+      for (int64_t p = 0; p < count; ++p) ++places[(sorted[p].row >> shift) & mask];
+      int64_t place = 0;
+      for (int64_t digit = 0; digit <= int64_t(mask); ++digit) {
+        const int64_t counted = places[digit];
+        places[digit] = place;
+        place += counted;
+      }
+      for (int64_t p = 0; p < count; ++p) scratch[places[(sorted[p].row >> shift) & mask]++] = sorted[p];
+      sorted.swap(scratch);
+    }
   }
-
-  int64_t count_, parts_;
-  int passes_, digit_bits_;
-  std::vector<uint32_t> places_;
 };
 
 }  // namespace perfsuite::cpu

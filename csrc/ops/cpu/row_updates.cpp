@@ -16,9 +16,11 @@ constexpr int64_t kWidestVector = 16;
 }  // namespace
 
 template <class T>
-void update_rows(const RowUpdates<T>& op, int64_t begin, int64_t end, Isa isa) {
+void update_rows(const RowUpdates<T>& op, int64_t part, int64_t parts, Isa isa) {
+  thread_local SortedLookups lookups;
+  const int64_t count = lookups.select(op.lookups, part, parts);
   std::vector<acc_t<T>> g(op.width + kWidestVector);
-  PERFSUITE_DISPATCH(isa, update_runs<T>(op, begin, end, g.data()));
+  PERFSUITE_DISPATCH(isa, update_runs<T>(op, lookups.sorted.data(), count, g.data()));
 }
 
 #define PERFSUITE_INSTANTIATE(T) template void update_rows<T>(const RowUpdates<T>&, int64_t, int64_t, Isa);

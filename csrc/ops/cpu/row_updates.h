@@ -16,8 +16,7 @@ enum class RowRule { kGradient, kSgd, kRowwiseAdagrad };
 
 template <class T>
 struct RowUpdates {
-  const Lookup* lookups;    // (count,), sorted by row
-  int64_t count;
+  Lookups lookups;
   const T* gradient;        // (bags, width), elements of a bag adjacent
   int64_t gradient_stride;  // in elements
   T* out;                   // (rows, width), elements of a row adjacent
@@ -29,9 +28,9 @@ struct RowUpdates {
   acc_t<T> epsilon;
 };
 
-// The rows whose first lookup is one of [begin, end): any split over threads does every row once, with the same bits.
-// Instantiated for float, double, BFloat16 and Half.
+// The rows of one part of `parts`, see lookups.h: any number of them gives the same bits. Instantiated for float,
+// double, BFloat16 and Half.
 template <class T>
-void update_rows(const RowUpdates<T>& op, int64_t begin, int64_t end, Isa isa);
+void update_rows(const RowUpdates<T>& op, int64_t part, int64_t parts, Isa isa);
 
 }  // namespace perfsuite::cpu

@@ -1,13 +1,13 @@
 // The vector loops of row_updates. No include guard: see each_isa.h.
 
 template <int vectors, class T>
-PERFSUITE_TARGET PERFSUITE_INLINE void sum_columns(const RowUpdates<T>& op, int64_t first, int64_t last, int64_t column,
-                                                   acc_t<T>* g) {
+PERFSUITE_TARGET PERFSUITE_INLINE void sum_columns(const RowUpdates<T>& op, const Lookup* first, const Lookup* last,
+                                                   int64_t column, acc_t<T>* g) {
   constexpr int64_t w = Vec<T>::width;
   typename Vec<T>::V sums[vectors];
   for (int i = 0; i < vectors; ++i) sums[i] = Vec<T>::set(0);
-  for (int64_t p = first; p < last; ++p) {
-    const T* row = op.gradient + op.lookups[p].bag * op.gradient_stride + column;
+  for (const Lookup* lookup = first; lookup < last; ++lookup) {
+    const T* row = op.gradient + lookup->bag * op.gradient_stride + column;
     for (int i = 0; i < vectors; ++i) sums[i] = Vec<T>::add(sums[i], Vec<T>::load(row + i * w));
   }
   for (int i = 0; i < vectors; ++i) Vec<T>::store(g + column + i * w, sums[i]);
@@ -15,15 +15,16 @@ PERFSUITE_TARGET PERFSUITE_INLINE void sum_columns(const RowUpdates<T>& op, int6
 
 // g: the width padded to whole vectors; what is behind the width becomes 0.
 template <class T>
-PERFSUITE_TARGET PERFSUITE_INLINE void sum_lookups(const RowUpdates<T>& op, int64_t first, int64_t last, acc_t<T>* g) {
+PERFSUITE_TARGET PERFSUITE_INLINE void sum_lookups(const RowUpdates<T>& op, const Lookup* first, const Lookup* last,
+                                                   acc_t<T>* g) {
   constexpr int64_t w = Vec<T>::width;
   int64_t column = 0;
   for (; column + 4 * w <= op.width; column += 4 * w) sum_columns<4>(op, first, last, column, g);
   for (; column + w <= op.width; column += w) sum_columns<1>(op, first, last, column, g);
   if (column < op.width) {
     auto sum = Vec<T>::set(0);
-    for (int64_t p = first; p < last; ++p) {
-      const T* row = op.gradient + op.lookups[p].bag * op.gradient_stride + column;
+    for (const Lookup* lookup = first; lookup < last; ++lookup) {
+      const T* row = op.gradient + lookup->bag * op.gradient_stride + column;
       sum = Vec<T>::add(sum, Vec<T>::load_first(row, op.width - column, 0));
     }
     Vec<T>::store(g + column, sum);
@@ -63,17 +64,15 @@ PERFSUITE_TARGET PERFSUITE_INLINE void write_row(const acc_t<T>* g, int64_t widt
   if (column < width) Vec<T>::store_first(row + column, Vec<T>::load(g + column), width - column);
 }
 
-// g: memory for one row, the width padded to whole vectors.
+// lookups: (count,), sorted by row. g: memory for one row, the width padded to whole vectors.
 template <class T>
-PERFSUITE_TARGET void update_runs(const RowUpdates<T>& op, int64_t begin, int64_t end, acc_t<T>* g) {
-  int64_t first = begin;
-  while (first > 0 && first < end && op.lookups[first].row == op.lookups[first - 1].row) ++first;
-  while (first < end) {
-    const int64_t row = op.lookups[first].row;
-    int64_t last = first + 1;
-    while (last < op.count && op.lookups[last].row == row) ++last;
-    if (last + kAhead < op.count) {
-      const Lookup ahead = op.lookups[last + kAhead];
+PERFSUITE_TARGET void update_runs(const RowUpdates<T>& op, const Lookup* lookups, int64_t count, acc_t<T>* g) {
+  const Lookup* const end = lookups + count;
+  for (const Lookup *first = lookups, *last; first < end; first = last) {
+    const int64_t row = first->row;
+    for (last = first + 1; last < end && last->row == row;) ++last;
+    if (end - last > kAhead) {
+      const Lookup ahead = last[kAhead];
       const char* weight = reinterpret_cast<const char*>(op.out + ahead.row * op.out_stride);
       const char* gradient = reinterpret_cast<const char*>(op.gradient + ahead.bag * op.gradient_stride);
       for (int64_t byte = 0; byte < op.width * int64_t(sizeof(T)); byte += 64) {
@@ -96,6 +95,5 @@ PERFSUITE_TARGET void update_runs(const RowUpdates<T>& op, int64_t begin, int64_
         subtract<T>(g, op.learning_rate / (std::sqrt(op.state[row]) + op.epsilon), op.width, out);
         break;
     }
-    first = last;
   }
 }
