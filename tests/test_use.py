@@ -41,7 +41,7 @@ def test_parse_use_refuses_in_one_line(items, words):
 @pytest.mark.parametrize(
     ("use", "device", "words"),
     [
-        ({"cross_entropy": "ccp"}, "cpu", ["no implementation 'ccp'", "did you mean cpp?", "triton, native"]),
+        ({"cross_entropy": "ccp"}, "cpu", ["no implementation 'ccp'", "did you mean cpp?", "cpp, triton"]),
         ({"cross_entropy": "cpp"}, "cuda", ["not available on cuda", "CPU only"]),
         ({"cross_entropy": "triton"}, "cpu", ["not available on cpu", "TRITON_INTERPRET=1"]),
         ({"softmacks": "cpp"}, "cpu", ["no op 'softmacks'"]),

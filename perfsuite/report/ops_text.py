@@ -24,11 +24,13 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 def listing(ops: Sequence[Mapping[str, Any]], tuned: str) -> RenderableType:
     """Ops with what each of their implementations needs, and where the choices of --ops native come from."""
     table = _table("", "op", "does", "implementations here", "not here")
+    reasons: dict[str, None] = {}
     for op in ops:
         here = ", ".join(name for name, reason in op["implementations"].items() if reason is None)
-        absent = "\n".join(f"{name}: {reason}" for name, reason in op["implementations"].items() if reason)
-        table.add_row(op["op"], escape(op["does"]), here, escape(absent))
-    return Group(table, Text(tuned, style="dim"))
+        absent = {name: reason for name, reason in op["implementations"].items() if reason}
+        reasons |= dict.fromkeys(f"{name} is not here: {reason}" for name, reason in absent.items())
+        table.add_row(op["op"], escape(op["does"]), here, ", ".join(absent))
+    return Group(table, *(Text(line, style="dim") for line in reasons), Text(tuned, style="dim"))
 
 
 def checked(results: Sequence[Mapping[str, Any]]) -> RenderableType:
