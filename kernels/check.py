@@ -177,12 +177,16 @@ def _draw(
         for old, new in zip(named_tensors(kept).values(), named_tensors(arguments).values(), strict=True):
             old.data.copy_(new.data)
         arguments = kept
-    with poisoned():
-        mine = evaluate.evaluate_on(op, run, arguments, options, upstream)
-        if draw == 0:
-            mine = {key: value.clone() for key, value in mine.items()}
-            repeated = evaluate.evaluate(op, run, evaluate.copy(tensors), options, upstream)
-            found.deterministic = all(_same_bits(mine[key], repeated[key]) for key in mine)
+    try:
+        with poisoned():
+            mine = evaluate.evaluate_on(op, run, arguments, options, upstream)
+            if draw == 0:
+                mine = {key: value.clone() for key, value in mine.items()}
+                repeated = evaluate.evaluate(op, run, evaluate.copy(tensors), options, upstream)
+                found.deterministic = all(_same_bits(mine[key], repeated[key]) for key in mine)
+    except Exception as error:  # whatever somebody's kernel raises, or its results raise in autograd
+        found.failures[f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"] = None
+        return arguments
     for name, before in named_tensors({k: v for k, v in tensors.items() if k not in op.mutates}).items():
         if not _same_bits(named_tensors(arguments)[name].detach(), before):
             found.failures[f"{name} was changed"] = None

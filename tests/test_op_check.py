@@ -127,6 +127,15 @@ def test_a_changed_input_is_refused():
     assert judged(run).failures == ("logits was changed",)  # what it returned is judged by itself
 
 
+def test_a_kernel_that_raises_or_has_another_shape_is_refused():
+    def raises(logits, target, **options):
+        raise KeyError("no such thing")
+
+    assert judged(raises).failures == ("KeyError: 'no such thing'",)
+    report = judged(lambda logits, target, **options: EAGER(logits, target, **options).repeat(3))
+    assert not report.ok and "\n" not in report.failures[0]
+
+
 def test_a_constant_is_refused():
     mean = float(F.cross_entropy(torch.randn(10_000, 40), torch.zeros(10_000, dtype=torch.int64)))
     assert not judged(lambda logits, target, **options: logits.sum() * 0 + mean).ok
