@@ -7,8 +7,6 @@
 //
 // Addresses travel as kernel parameters, so nothing is copied to the device beforehand; steps, the norm and, if wanted,
 // lr are read on the device, so that a CUDA graph may replay the launches. Sums are added in a fixed order.
-#include <cmath>
-
 #include "device.h"
 
 using namespace perfsuite::cuda;
@@ -70,7 +68,6 @@ struct Settings {
   const float* lr_tensor;  // or null: lr counts
   const void* grad_norm;   // of the accumulation type, or null: no clipping
   double lr, beta1, beta2, eps, weight_decay, max_norm;
-  double log_beta1, log_beta2;  // a power by itself is a call on the device, and takes registers
   int copy_type;  // a DType
   bool is_lamb, adapt;
 };
@@ -104,7 +101,7 @@ template <class Acc>
 __device__ Constants<Acc> make_constants(const Settings& s, const Row& row, Shared<Acc>* shared) {
   if (threadIdx.x == 0) {
     const double step = double(*row.step), lr = learning_rate(s);
-    const double bias1 = -expm1(step * s.log_beta1), bias2 = -expm1(step * s.log_beta2);
+    const double bias1 = 1 - pow(s.beta1, step), bias2 = 1 - pow(s.beta2, step);
     Constants<Acc>& k = shared->constants;
     k.clip = Acc(clip_coefficient<Acc>(s));
     // The smaller one of the two weights is exact.
@@ -386,7 +383,7 @@ extern "C" int perfsuite_adamw(int dtype, const void* device_of, const void* row
                                void* stream) {
   (void)device_of;
   const Settings s{static_cast<const float*>(lr_tensor), grad_norm, lr, beta1, beta2, eps, weight_decay, max_norm,
-                   std::log(beta1), std::log(beta2), int(copy_dtype), false, false};
+                   int(copy_dtype), false, false};
   return for_types(dtype, grad_dtype, [&](auto t, auto g) {
     using T = decltype(t);
     using G = decltype(g);
@@ -403,7 +400,7 @@ extern "C" int perfsuite_lamb(int dtype, void* sums, const void* rows, int64_t c
                               double lr, double beta1, double beta2, double eps, double weight_decay, double max_norm,
                               int64_t adapt, void* stream) {
   const Settings s{static_cast<const float*>(lr_tensor), grad_norm, lr, beta1, beta2, eps, weight_decay, max_norm,
-                   std::log(beta1), std::log(beta2), int(copy_dtype), true, adapt != 0};
+                   int(copy_dtype), true, adapt != 0};
   return for_types(dtype, grad_dtype, [&](auto t, auto g) {
     using T = decltype(t);
     using G = decltype(g);
