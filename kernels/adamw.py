@@ -119,7 +119,7 @@ def cases(scale: str) -> list[Case]:
         raise ValueError(f"adamw has cases for the scales tiny, cpu, gpu and code, not {scale!r}")
     first = {"steps": 0}
     return [
-        make(draw={"sizes": "llama tiny"}, **llama),
+        make(draw={"sizes": "llama small"}, **llama),
         make(draw={"sizes": "odd"}),
         make(draw={"sizes": "odd", **first}, lr=0.01, weight_decay=0.1),
         make(0, 0),
