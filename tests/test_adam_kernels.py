@@ -13,6 +13,7 @@ SHIM = """
 #include "adamw.h"
 #include "global_norm.h"
 #include "lamb.h"
+#include "tensor_blocks.h"
 using namespace perfsuite::cpu;
 #define DEFINE(T, G, name)                                                                                           \\
   extern "C" void adamw_##name(T* p, const G* g, T* m, T* v, uint16_t* b, uint16_t* h, int64_t n, double clip,       \\
@@ -45,6 +46,14 @@ NORM(float, f32)
 NORM(double, f64)
 NORM(BFloat16, bf16)
 NORM(Half, f16)
+extern "C" void block_at(const int64_t* sizes, int64_t count, int64_t block, int64_t* found) {
+  TensorBlocks blocks;
+  for (int64_t i = 0; i < count; ++i) blocks.add(sizes[i]);
+  blocks.for_each(block, block + 1, [&](int64_t number, int64_t tensor, int64_t first, int64_t n) {
+    const int64_t values[] = {number, tensor, first, n, blocks.blocks()};
+    std::copy_n(values, 5, found);
+  });
+}
 extern "C" int best() { return int(best_isa()); }
 """
 ISAS = {"plain": 0, "avx2": 1, "avx512": 2}
@@ -122,3 +131,14 @@ def test_sums_of_squares_are_right(library, isa, name, n):
     x[:n] = torch.randn(n)
     found = getattr(library, f"squares_{name}")(pointer(x), ctypes.c_int64(n), ctypes.c_int(isa))
     assert found == pytest.approx(x[:n].double().square().sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("block", [0, 1, 2, 2**21 + 1, 2**21 + 2, 2**21 + 3])
+def test_blocks_of_tensors_beyond_2_to_the_32_elements(library, block):
+    sizes = [0, 4097, 0, 2**33 + 5, 0, 3]
+    found = (ctypes.c_int64 * 5)()
+    library.block_at((ctypes.c_int64 * 6)(*sizes), ctypes.c_int64(6), ctypes.c_int64(block), found)
+    number, tensor, first, n, blocks = found
+    assert number == block and blocks == 2 + 2**21 + 1 + 1
+    starts = {1: 0, 3: 2, 5: 2 + 2**21 + 1}
+    assert first == (block - starts[tensor]) * 4096 and n == min(4096, sizes[tensor] - first) and n > 0
