@@ -161,8 +161,8 @@ def _wrong(name):
 
     def walks_through_memory(*lists, **options):
         torch._foreach_add_(lists[4], 1)
-        torch._fused_adamw_(*lists[:4], [], lists[4], amsgrad=False, maximize=False,
-                            **{k: v for k, v in options.items() if k != "max_norm"})  # fmt: skip
+        del options["max_norm"], options["grads_are_scratch"]
+        torch._fused_adamw_(*lists[:4], [], lists[4], amsgrad=False, maximize=False, **options)
 
     return Implementation(name, dict(locals())[name], lambda device: None)
 
@@ -264,15 +264,28 @@ def test_some_steps_are_those_of_torch(each, clip, dtype):
     assert (optimizer.grad_norm is None) == (clip is None)
 
 
-def test_the_step_leaves_gradients_as_they_are(each):
+def test_some_steps_by_cuda_are_those_of_torch(cuda_emulator):
+    contract.select({"adamw": "cuda", "global_norm": "cuda"})
+    ours, theirs = model(), model()
+    train(ours, adamw.AdamW(groups_of(ours), **HOW, max_norm=0.5), range(3), skip=True)
+    train(theirs, torch.optim.AdamW(groups_of(theirs), **HOW), range(3), 0.5, skip=True)
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q)
+
+
+def test_the_step_leaves_gradients_as_they_are_or_clipped(each):
     net = model()
     optimizer = adamw.AdamW(net.parameters(), max_norm=0.01)
     gradients(net, 0)
-    before = [p.grad.clone() for p in net.parameters()]
+    given = [p.grad.clone() for p in net.parameters()]
     optimizer.step()
-    assert all(torch.equal(p.grad, old) for p, old in zip(net.parameters(), before, strict=True))
+    left = [p.grad.clone() for p in net.parameters()]
+    gradients(net, 0)
     norm = nn.utils.clip_grad_norm_(net.parameters(), 0.01)
     torch.testing.assert_close(optimizer.grad_norm, norm)
+    wanted = [p.grad for p in net.parameters()] if each == "eager" else given
+    for grad, want in zip(left, wanted, strict=True):
+        torch.testing.assert_close(grad, want)
 
 
 @pytest.mark.parametrize("there_and_back", ["from torch", "to torch"])

@@ -104,7 +104,7 @@ __device__ Constants<Acc> make_constants(const Settings& s, const Row& row, Shar
     const double bias1 = 1 - pow(s.beta1, step), bias2 = 1 - pow(s.beta2, step);
     Constants<Acc>& k = shared->constants;
     k.clip = Acc(clip_coefficient<Acc>(s));
-    // The smaller one of the two weights is exact.
+    // m moves towards g, or g towards m where that is less: as torch.lerp has it.
     k.from_moment = 1 - s.beta1 < 0.5;
     k.weight = Acc(k.from_moment ? 1 - s.beta1 : -s.beta1);
     k.beta2 = Acc(s.beta2);
