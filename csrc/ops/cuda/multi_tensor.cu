@@ -3,7 +3,7 @@
 //   g = c grad,   m = m + (1 - beta1) (g - m),   v = beta2 v + (1 - beta2) g^2                     c: clipping, or 1
 //   q = m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
 //   AdamW: p = (1 - lr weight_decay) p - lr q
-//   LAMB:  u = q + weight_decay p,   p = p - lr ||p|| / ||u|| u              norms of the tensor; 1 where one of them is 0
+//   LAMB:  u = q + weight_decay p,   p = p - lr ||p|| / ||u|| u              norms of the tensor; 1 where one is 0
 //
 // Addresses travel as kernel parameters, so nothing is copied to the device beforehand; steps, the norm and, if wanted,
 // lr are read on the device, so that a CUDA graph may replay the launches. Sums are added in a fixed order.
@@ -217,8 +217,8 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(const Table table, cons
   });
 }
 
-// Whether the first kernel of LAMB writes the moments, which saves the second from reading the gradient; rounded to half
-// precision they would give another update.
+// Whether the first kernel of LAMB writes the moments, which saves the second from reading the gradient; rounded to
+// half precision they would give another update.
 template <class T>
 constexpr bool kMomentsFirst = std::is_same_v<T, acc_t<T>>;
 
@@ -417,8 +417,8 @@ extern "C" int perfsuite_lamb(int dtype, void* sums, const void* rows, int64_t c
 }
 
 // Sums of squares of the tensors in the column of gradients, one for each block, float64.
-extern "C" int perfsuite_sums_of_squares(int dtype, void* sums, const void* rows, int64_t count, int64_t block_elements,
-                                         void* stream) {
+extern "C" int perfsuite_sums_of_squares(int dtype, void* sums, const void* rows, int64_t count,
+                                         int64_t block_elements, void* stream) {
   return PERFSUITE_CUDA_FOR_TYPE(dtype, [&] {
     return for_tables(static_cast<const Row*>(rows), count, block_elements, [&](const Table& table, int64_t before) {
       return launch(squares_kernel<T>, table.first[table.count], kThreads, 32 * sizeof(double), cudaStream_t(stream), 1,
