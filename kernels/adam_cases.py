@@ -22,6 +22,7 @@ def _bert_large() -> list[tuple[int, ...]]:
 
 
 MODELS = {
+    "llama small": _llama(16, 2, 44),
     "llama tiny": _llama(128, 3, 352),
     "llama gpu": _llama(512, 8, 1408),
     "bert large": _bert_large(),

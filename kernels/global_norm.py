@@ -73,7 +73,7 @@ def cases(scale: str) -> list[Case]:
     if scale != "tiny":
         raise ValueError(f"global_norm has cases for the scales tiny, cpu, gpu and code, not {scale!r}")
     return [
-        make(draw={"sizes": "llama tiny"}),
+        make(draw={"sizes": "llama small"}),
         make(draw={"sizes": "odd"}),
         make(0, 0),
         make(1, 0),

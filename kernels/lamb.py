@@ -137,7 +137,7 @@ def cases(scale: str) -> list[Case]:
         raise ValueError(f"lamb has cases for the scales tiny, cpu, gpu and code, not {scale!r}")
     first = {"steps": 0}
     return [
-        make(draw={"sizes": "llama tiny"}, **clipped),
+        make(draw={"sizes": "llama small"}, **clipped),
         make(draw={"sizes": "odd"}),
         make(draw={"sizes": "odd", **first}, lr=0.01, weight_decay=0.1),
         make(draw={"sizes": "odd"}, weight_decay=0.0),

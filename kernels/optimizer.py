@@ -12,8 +12,8 @@ from perfsuite.kernels import global_norm
 class AdamOptimizer(torch.optim.AdamW):
     """Parameter groups, state and state_dict of torch.optim.AdamW; a subclass has the op that updates.
 
-    max_norm: None, or the largest norm of all groups' gradients together; the step reads them clipped, .grad stays as
-    it is. It is no part of state_dict, whose entries torch.optim.AdamW takes and gives. Parameters without a gradient
+    max_norm: None, or the largest norm of all groups' gradients together; the step reads them clipped. It is
+    no part of state_dict, whose entries torch.optim.AdamW takes and gives. Parameters without a gradient
     are left out. Steps are counted where the parameters are: a step waits for no device, and a CUDA graph may hold it;
     with lr a tensor, it may be changed between replays.
 

@@ -15,7 +15,8 @@ namespace cpu = perfsuite::cpu;
 
 // float64 where a tensor is, else float32.
 at::TensorOptions result_options(TensorList tensors) {
-  const bool wide = std::any_of(tensors.begin(), tensors.end(), [](const Tensor& t) { return t.scalar_type() == at::kDouble; });
+  const auto is_double = [](const Tensor& t) { return t.scalar_type() == at::kDouble; };
+  const bool wide = std::any_of(tensors.begin(), tensors.end(), is_double);
   return tensors[0].options().dtype(wide ? at::kDouble : at::kFloat);
 }
 

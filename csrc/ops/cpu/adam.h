@@ -25,8 +25,8 @@ struct AdamTensor {
 template <class Acc>
 struct AdamConstants {
   Acc clip;
-  Acc weight;        // (1 - beta1) where m moves towards g, -beta1 where g moves towards m: the smaller one is exact
-  bool from_moment;  // the former
+  Acc weight;        // 1 - beta1 where m moves towards g; -beta1, where that is smaller: g moves towards m
+  bool from_moment;  // the former, as torch.lerp has it
   Acc beta2, one_minus_beta2;
   Acc inverse_bias1;       // 1 / (1 - beta1^step)
   Acc inverse_root_bias2;  // 1 / sqrt(1 - beta2^step)

@@ -17,7 +17,7 @@ PERFSUITE_TARGET PERFSUITE_INLINE typename Vec::V adam_quotient(const AdamConsta
   return Vec::div(m, Vec::multiply_add(Vec::sqrt(v), Vec::set(k.inverse_root_bias2), Vec::set(k.eps)));
 }
 
-// The n elements from `first` on of the parameter, rounded into its copies. They have just been written: they are in L1.
+// The n elements from `first` on of the parameter, rounded into its copies. They are still in L1.
 template <class T, class G>
 PERFSUITE_TARGET PERFSUITE_INLINE void write_copies(const AdamTensor<T, G>& t, int64_t first, int64_t n) {
   if constexpr (std::is_same_v<T, float>) {

@@ -1,7 +1,7 @@
 // LAMB on the CPU: Adam's step with decay in it (adam.h), as long as the tensor's norm tells.
 //
 //   u = m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay p
-//   p = p - lr ratio u                       ratio = ||p|| / ||u|| of the tensor, 1 where one of the two norms is 0
+//   p = p - lr ratio u                       ratio = ||p|| / ||u|| of the tensor, 1 where one of the norms is 0
 //
 // The ratio needs all of u first: two passes. The second computes u again, so that it is never written. The first writes
 // m and v where they are what u is computed in, which saves the second from reading the gradient; rounded to half
@@ -24,7 +24,7 @@ struct LambSums {
   double update;
 };
 
-// Both for elements [first, first + n); types as for adamw (adamw.h). Any split into the same blocks gives the same bits.
+// Both for elements [first, first + n); types as for adamw (adamw.h). The same blocks give the same bits.
 // First pass.
 template <class T, class G>
 LambSums lamb_sums(const AdamTensor<T, G>& t, const LambConstants<acc_t<T>>& k, int64_t first, int64_t n, Isa isa);

@@ -3,12 +3,10 @@
 //   g = c grad,   m = m + (1 - beta1) (g - m),   v = beta2 v + (1 - beta2) g^2                     c: clipping, or 1
 //   q = m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps)
 //   AdamW: p = (1 - lr weight_decay) p - lr q
-//   LAMB:  u = q + weight_decay p,   p = p - lr ||p|| / ||u|| u              norms of the tensor; 1 where one of them is 0
+//   LAMB:  u = q + weight_decay p,   p = p - lr ||p|| / ||u|| u              norms of the tensor; 1 where one is 0
 //
 // Addresses travel as kernel parameters, so nothing is copied to the device beforehand; steps, the norm and, if wanted,
 // lr are read on the device, so that a CUDA graph may replay the launches. Sums are added in a fixed order.
-#include <cmath>
-
 #include "device.h"
 
 using namespace perfsuite::cuda;
@@ -70,7 +68,6 @@ struct Settings {
   const float* lr_tensor;  // or null: lr counts
   const void* grad_norm;   // of the accumulation type, or null: no clipping
   double lr, beta1, beta2, eps, weight_decay, max_norm;
-  double log_beta1, log_beta2;  // a power by itself is a call on the device, and takes registers
   int copy_type;  // a DType
   bool is_lamb, adapt;
 };
@@ -104,10 +101,10 @@ template <class Acc>
 __device__ Constants<Acc> make_constants(const Settings& s, const Row& row, Shared<Acc>* shared) {
   if (threadIdx.x == 0) {
     const double step = double(*row.step), lr = learning_rate(s);
-    const double bias1 = -expm1(step * s.log_beta1), bias2 = -expm1(step * s.log_beta2);
+    const double bias1 = 1 - pow(s.beta1, step), bias2 = 1 - pow(s.beta2, step);
     Constants<Acc>& k = shared->constants;
     k.clip = Acc(clip_coefficient<Acc>(s));
-    // The smaller one of the two weights is exact.
+    // m moves towards g, or g towards m where that is less: as torch.lerp has it.
     k.from_moment = 1 - s.beta1 < 0.5;
     k.weight = Acc(k.from_moment ? 1 - s.beta1 : -s.beta1);
     k.beta2 = Acc(s.beta2);
@@ -220,8 +217,8 @@ __global__ void __launch_bounds__(kThreads) adamw_kernel(const Table table, cons
   });
 }
 
-// Whether the first kernel of LAMB writes the moments, which saves the second from reading the gradient; rounded to half
-// precision they would give another update.
+// Whether the first kernel of LAMB writes the moments, which saves the second from reading the gradient; rounded to
+// half precision they would give another update.
 template <class T>
 constexpr bool kMomentsFirst = std::is_same_v<T, acc_t<T>>;
 
@@ -386,7 +383,7 @@ extern "C" int perfsuite_adamw(int dtype, const void* device_of, const void* row
                                void* stream) {
   (void)device_of;
   const Settings s{static_cast<const float*>(lr_tensor), grad_norm, lr, beta1, beta2, eps, weight_decay, max_norm,
-                   std::log(beta1), std::log(beta2), int(copy_dtype), false, false};
+                   int(copy_dtype), false, false};
   return for_types(dtype, grad_dtype, [&](auto t, auto g) {
     using T = decltype(t);
     using G = decltype(g);
@@ -403,7 +400,7 @@ extern "C" int perfsuite_lamb(int dtype, void* sums, const void* rows, int64_t c
                               double lr, double beta1, double beta2, double eps, double weight_decay, double max_norm,
                               int64_t adapt, void* stream) {
   const Settings s{static_cast<const float*>(lr_tensor), grad_norm, lr, beta1, beta2, eps, weight_decay, max_norm,
-                   std::log(beta1), std::log(beta2), int(copy_dtype), true, adapt != 0};
+                   int(copy_dtype), true, adapt != 0};
   return for_types(dtype, grad_dtype, [&](auto t, auto g) {
     using T = decltype(t);
     using G = decltype(g);
@@ -420,8 +417,8 @@ extern "C" int perfsuite_lamb(int dtype, void* sums, const void* rows, int64_t c
 }
 
 // Sums of squares of the tensors in the column of gradients, one for each block, float64.
-extern "C" int perfsuite_sums_of_squares(int dtype, void* sums, const void* rows, int64_t count, int64_t block_elements,
-                                         void* stream) {
+extern "C" int perfsuite_sums_of_squares(int dtype, void* sums, const void* rows, int64_t count,
+                                         int64_t block_elements, void* stream) {
   return PERFSUITE_CUDA_FOR_TYPE(dtype, [&] {
     return for_tables(static_cast<const Row*>(rows), count, block_elements, [&](const Table& table, int64_t before) {
       return launch(squares_kernel<T>, table.first[table.count], kThreads, 32 * sizeof(double), cudaStream_t(stream), 1,
