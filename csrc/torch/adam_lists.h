@@ -24,8 +24,10 @@ struct AdamLists {
     const auto type = params[0].scalar_type(), grad_type = grads[0].scalar_type();
     const auto copy_type = copies.empty() ? at::kBFloat16 : copies[0].scalar_type();
     const auto is_half = [](at::ScalarType t) { return t == at::kBFloat16 || t == at::kHalf; };
-    TORCH_CHECK_VALUE(grad_type == type || (type == at::kFloat && is_half(grad_type)), op, ": gradients of ", grad_type, " for parameters of ", type);
-    TORCH_CHECK_VALUE(copies.empty() || (type == at::kFloat && is_half(copy_type)), op, ": copies in ", copy_type, " of parameters of ", type);
+    TORCH_CHECK_VALUE(grad_type == type || (type == at::kFloat && is_half(grad_type)), op,
+                      ": gradients of ", grad_type, " for parameters of ", type);
+    TORCH_CHECK_VALUE(copies.empty() || (type == at::kFloat && is_half(copy_type)), op,
+                      ": copies in ", copy_type, " of parameters of ", type);
     for (size_t i = 0; i < n; ++i) {
       const at::Tensor& p = params[i];
       TORCH_CHECK_VALUE(is(p, p, type) && is(grads[i], p, grad_type) && is(exp_avgs[i], p, type) &&

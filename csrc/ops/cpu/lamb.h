@@ -1,9 +1,9 @@
 // LAMB on the CPU: Adam's step with decay in it (adam.h), as long as the tensor's norm tells.
 //
 //   u = m / (1 - beta1^step) / (sqrt(v / (1 - beta2^step)) + eps) + weight_decay p
-//   p = p - lr ratio u                       ratio = ||p|| / ||u|| of the tensor, 1 where one of the norms is 0
+//   p = p - lr ratio u                       ratio = ||p|| / ||u|| of the tensor, 1 where one of them is 0
 //
-// The ratio needs all of u first: two passes. The second computes u again, so that it is never written. The first writes
+// The ratio needs all of u first: two passes. The second computes u again, so it is never written. The first writes
 // m and v where they are what u is computed in, which saves the second from reading the gradient; rounded to half
 // precision they would give another u.
 #pragma once

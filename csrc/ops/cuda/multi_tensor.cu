@@ -377,10 +377,10 @@ int for_types(int dtype, int64_t grad_dtype, const Run& run) {
 
 // rows: on the host, as cuda_tables.py lists them; read before this returns. device_of: any tensor of the call, to tell
 // the device. grad_dtype and copy_dtype: numbers of device.h's DType.
-extern "C" int perfsuite_adamw(int dtype, const void* device_of, const void* rows, int64_t count, int64_t block_elements,
-                               int64_t grad_dtype, int64_t copy_dtype, const void* lr_tensor, const void* grad_norm,
-                               double lr, double beta1, double beta2, double eps, double weight_decay, double max_norm,
-                               void* stream) {
+extern "C" int perfsuite_adamw(int dtype, const void* device_of, const void* rows, int64_t count,
+                               int64_t block_elements, int64_t grad_dtype, int64_t copy_dtype, const void* lr_tensor,
+                               const void* grad_norm, double lr, double beta1, double beta2, double eps,
+                               double weight_decay, double max_norm, void* stream) {
   (void)device_of;
   const Settings s{static_cast<const float*>(lr_tensor), grad_norm, lr, beta1, beta2, eps, weight_decay, max_norm,
                    int(copy_dtype), false, false};
