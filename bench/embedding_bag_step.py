@@ -4,8 +4,8 @@ eager: nn.EmbeddingBag(sparse=True), its backward, and for sgd torch.optim.SGD, 
 the coalesced sparse gradient and indexing; adagrad is torch.optim.Adagrad, whose state is as large as the table.
 cpp: embedding_bag and embedding_bag_update. The gradient of the bags is the same random one for all.
 
-Every round runs each of them once, in a random order; figures are medians over rounds of ratios of times, with a
-bootstrap interval. Prints JSON last. `python bench/embedding_bag_step.py --rounds 40`
+Every round runs each of them once, in a random order; figures are ratios of medians over the rounds, with a bootstrap
+interval. Prints JSON last. `python bench/embedding_bag_step.py --rounds 40`
 """
 
 import argparse
@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable
 
 import torch
-from bench_cross_entropy import median_with_interval
 
 from perfsuite.kernels import contract
 from perfsuite.kernels.embedding_bag import embedding_bag, inputs, lookup_case
 from perfsuite.kernels.embedding_bag_update import OPTIMIZERS, embedding_bag_update
+from perfsuite.stats import ratio_of_medians
 
 ROWS, WIDTH, BAGS, PER_BAG = 100_000, 64, 2048, 20
 LR, EPS = 0.01, 1e-8
@@ -100,8 +100,8 @@ def measure(distribution: str, rounds: int) -> list[dict[str, object]]:
         for name in named:
             figures = {"median_s": statistics.median(times[name]), "min_s": min(times[name])}
             for base in named.keys() - {name, "cpp"} if name == "cpp" else ():
-                ratios = [b / t for b, t in zip(times[base], times[name], strict=True)]
-                figures[f"times_faster_than_{base}"] = median_with_interval(ratios)
+                ratio, lo, hi = ratio_of_medians(times[base], times[name])
+                figures[f"times_faster_than_{base}"] = {"ratio": ratio, "ci95": [lo, hi]}
             result[name] = {**figures, "times_s": times[name]}
         results.append(result)
     return results

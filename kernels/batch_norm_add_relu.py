@@ -409,12 +409,12 @@ class _Function(torch.autograd.Function):
         return y, batch_mean, batch_var
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, dy: Tensor | None, *_stats: Any) -> tuple[Tensor | None, ...]:
+        training, relu, name = ctx.options
+        native.refuse_second_derivative("batch_norm_add_relu", name)
         if dy is None:
             return (None,) * 9
         x, weight, mean, rstd, mask = ctx.saved_tensors
-        training, relu, name = ctx.options
         dy = dy.contiguous(memory_format=torch.channels_last)
         want_add = ctx.needs_input_grad[3]
         backward = getattr(torch.ops.perfsuite, f"batch_norm_add_relu_{name}_backward")

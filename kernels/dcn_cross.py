@@ -212,8 +212,8 @@ class _DcnCross(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        native.refuse_second_derivative("dcn_cross", ctx.implementation)
         backward = getattr(torch.ops.perfsuite, f"dcn_cross_{ctx.implementation}_backward")
         return None, *backward(upstream, *ctx.saved_tensors)
 

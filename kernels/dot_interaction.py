@@ -204,8 +204,8 @@ class _DotInteraction(torch.autograd.Function):
         return getattr(torch.ops.perfsuite, f"dot_interaction_{implementation}_forward")(dense, sparse)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        native.refuse_second_derivative("dot_interaction", ctx.implementation)
         backward = getattr(torch.ops.perfsuite, f"dot_interaction_{ctx.implementation}_backward")
         return None, *backward(upstream, *ctx.saved_tensors)
 

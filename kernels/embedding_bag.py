@@ -262,8 +262,8 @@ class _EmbeddingBag(torch.autograd.Function):
         return getattr(torch.ops.perfsuite, f"embedding_bag_{implementation}_forward")(weight, indices, offsets)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        native.refuse_second_derivative("embedding_bag", ctx.implementation)
         indices, offsets = ctx.saved_tensors
         backward = getattr(torch.ops.perfsuite, f"embedding_bag_{ctx.implementation}_backward")
         return None, backward(upstream, indices, offsets, ctx.rows), None, None

@@ -2,8 +2,7 @@
 
     grad_x = grad_y W,   grad_W = grad_y^T x
 
-No kernel of our own: on a GPU torch's product is cuBLAS. On the CPU torch hands float32 to MKL, which leaves half of
-the arithmetic units of some processors idle; oneDNN, which torch carries as well, does not.
+No kernel of our own: kernels/products.py has what torch carries.
 """
 
 import math
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from perfsuite.kernels import native
 from perfsuite.kernels.contract import Case, Cost, Implementation, Op
+from perfsuite.kernels.products import HAS_ONEDNN, product, with_onednn
 
 
 def linear(x: Tensor, weight: Tensor) -> Tensor:
@@ -123,36 +123,26 @@ def scales(tensors: dict[str, Tensor], options: dict[str, Any], upstream: Tensor
 # -- onednn -----------------------------------------------------------------------------------------------------------
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a b^T by oneDNN, for any strides: a (m, k), b (n, k)."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
-
-
 class _OneDnn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return _product(x, weight)
+        return product(x, weight)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, Tensor | None]:
         native.refuse_second_derivative("linear", "onednn")
         x, weight = ctx.saved_tensors
-        grad_x = _product(upstream, weight.t()) if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return grad_x, None
-        # oneDNN is faster where the result is wider than high; turning it afterwards costs less than that gains.
-        if weight.shape[0] > weight.shape[1]:
-            return grad_x, _product(x.t(), upstream.t()).t().contiguous()
-        return grad_x, _product(upstream.t(), x.t())
+        grad_x = product(upstream, weight.t()) if ctx.needs_input_grad[0] else None
+        grad_weight = product(upstream.t(), x.t()) if ctx.needs_input_grad[1] else None
+        return grad_x, grad_weight
 
 
 def _onednn(x: Tensor, weight: Tensor) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
         dtype = torch.get_autocast_dtype("cpu")
         x, weight = x.to(dtype), weight.to(dtype)
-    # For other dtypes torch's own product is oneDNN's already, or oneDNN has none.
-    if x.dtype != torch.float32 or weight.dtype != torch.float32 or not x.numel():
+    if not with_onednn(x, weight):
         return F.linear(x, weight)
     return _OneDnn.apply(x.reshape(-1, x.shape[-1]), weight).view(*x.shape[:-1], weight.shape[0])
 
@@ -160,7 +150,7 @@ def _onednn(x: Tensor, weight: Tensor) -> Tensor:
 def _no_onednn(device: str) -> str | None:
     if device != "cpu":
         return "it runs on the CPU only"
-    return None if torch.backends.mkldnn.is_available() else "this torch was built without oneDNN"
+    return None if HAS_ONEDNN else "this torch was built without oneDNN"
 
 
 OP = Op(

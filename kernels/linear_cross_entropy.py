@@ -23,6 +23,7 @@ from perfsuite.kernels import cross_entropy as ce
 from perfsuite.kernels import native
 from perfsuite.kernels.ahead import times_upstream
 from perfsuite.kernels.contract import Case, Cost, Op
+from perfsuite.kernels.products import product, with_onednn
 
 REDUCTIONS = ("mean", "sum")
 
@@ -241,7 +242,9 @@ def _forward(
     scale = kernels.count_scale(target, ignore_index, acc) if mean else x.new_ones((), dtype=acc)
     budget = workspace_bytes or (GPU_WORKSPACE_BYTES if x.is_cuda else CPU_WORKSPACE_BYTES)
     step = chunk_rows(rows, classes * x.element_size(), budget)
-    workspace, losses = empty(x, (min(step, rows), classes), x.dtype), x.new_empty(rows, dtype=acc)
+    losses = x.new_empty(rows, dtype=acc)
+    onednn = with_onednn(x, weight)  # it writes to memory of its own
+    workspace = None if onednn else empty(x, (min(step, rows), classes), x.dtype)
     grad_x = empty(x, x.shape, x.dtype) if with_x else x.new_empty(0)
     sum_dtype = acc if late or rows > step else x.dtype
     grad_weight = empty(x, weight.shape, sum_dtype) if with_weight else x.new_empty(0)
@@ -249,13 +252,17 @@ def _forward(
         grad_weight.zero_()
     for begin in range(0, rows, step):
         some = slice(begin, min(rows, begin + step))
-        logits = workspace[: some.stop - begin]
-        torch.mm(x[some], weight.T, out=logits)
+        if onednn:
+            logits = product(x[some], weight)
+        else:
+            logits = torch.mm(x[some], weight.T, out=workspace[: some.stop - begin])
         in_place = logits if with_gradient else None
         losses[some], _ = kernels.launch_forward(
             logits, target[some], ignore_index, smoothing, z, None if late else scale, in_place
         )
-        if with_x:
+        if with_x and onednn:
+            grad_x[some] = product(logits, weight.T)
+        elif with_x:
             torch.mm(logits, weight, out=grad_x[some])
         if with_weight:
             _add_product(grad_weight, logits.T, x[some], first=begin == 0)
@@ -272,7 +279,9 @@ def _for_products(matrix: Tensor) -> Tensor:
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
     """total += a b, or, first, total = a b; total has the dtype of a and b, or that of their sums."""
-    if total.dtype == a.dtype:
+    if with_onednn(a, b):
+        total.copy_(product(a, b.T)) if first else total.add_(product(a, b.T))
+    elif total.dtype == a.dtype:
         torch.mm(a, b, out=total) if first else torch.addmm(total, a, b, out=total)
     elif a.is_cuda and first:
         torch.mm(a, b, out_dtype=total.dtype, out=total)

@@ -1,17 +1,16 @@
-// perfsuite::dcn_cross_cpp_forward and _backward: torch's matrix products and csrc/ops/cpu/dcn_cross.h between them, as
-// torch operators. Matrices go to memory that is kept: fresh pages would cost as much as the element-wise part.
+// perfsuite::dcn_cross_cpp_forward and _backward: matrix products of torch's libraries and csrc/ops/cpu/dcn_cross.h
+// between them, as torch operators. Other matrices go to memory that is kept: fresh pages cost as much as that part.
 
 #include "../ops/cpu/dcn_cross.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 
 #include <tuple>
 
 #include "op.h"
+#include "product.h"
 
 namespace perfsuite {
 namespace {
@@ -23,10 +22,7 @@ constexpr int64_t kRowsPerSum = 64;
 
 Tensor with_adjacent_elements(const Tensor& x) { return x.size(1) <= 1 || x.stride(1) == 1 ? x : x.contiguous(); }
 
-Tensor product(const Tensor& a, const Tensor& b) {
-  Tensor out = empty_reused({a.size(0), b.size(1)}, a.scalar_type());
-  return at::mm_out(out, a, b);
-}
+Tensor product(const Tensor& a, const Tensor& b) { return product_transposed(a, b.t()); }
 
 // x0, x (rows, width), v (rank, width), u (width, rank), bias (width,) -> y, p = x v^T and q = p u^T. v and u have one
 // dtype, in which p is; x0, x, bias, y and q have another one, or the same.
@@ -73,11 +69,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward_cpu(const Tensor& up
   });
   const Tensor of_q = grad_q.to(v.scalar_type());
   const Tensor of_p = product(of_q, u);
-  if (v.scalar_type() == grad_x.scalar_type()) {
-    grad_x.addmm_(of_p, v);
-  } else {
-    grad_x.add_(product(of_p, v));
-  }
+  grad_x.add_(product(of_p, v));
   return {grad_x0, grad_x, product(of_p.t(), x.to(v.scalar_type())), product(of_q.t(), p),
           bias_sums.sum(0).to(bias.scalar_type())};
 }

@@ -446,6 +446,5 @@ void __ubsan_handle_sub_overflow(void* data, void*, void*) { undefined("an integ
 void __ubsan_handle_mul_overflow(void* data, void*, void*) { undefined("an integer overflows", data); }
 void __ubsan_handle_divrem_overflow(void* data, void*, void*) { undefined("an integer overflows", data); }
 void __ubsan_handle_negate_overflow(void* data, void*) { undefined("an integer overflows", data); }
-void __ubsan_handle_divrem_overflow(void* data, void*, void*) { undefined("a division by 0 or an overflowing one", data); }
 void __ubsan_handle_shift_out_of_bounds(void* data, void*, void*) { undefined("a shift by more than the width", data); }
 }
