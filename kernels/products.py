@@ -7,7 +7,6 @@ some processors unused; oneDNN, which torch carries as well, does not. Other dty
 import torch
 from torch import Tensor
 
-
 HAS_ONEDNN = torch.backends.mkldnn.is_available()
 
 
