@@ -146,16 +146,27 @@ def bench(op: str | None, impl: tuple[str, ...], device: str | None, case_filter
           budget: float, max_autotune: bool | None, cold_only: bool, no_tuning: bool, out: Path | None,
           as_json: bool) -> int:
     """Time every implementation against all that a user would pick instead, interleaved, and tune --ops native."""
+    from perfsuite.kernels import contract
     from perfsuite.op_bench.run import bench as run_bench
     from perfsuite.report.ops_text import benched
 
     where = _device(device)
+    if op is not None:
+        _chosen(contract.op(op), impl, ())  # ValueError for one that it does not have
     with _bars() as bars:
         task = bars.add_task("", total=1.0)
+        shown = ""
+
+        def progress(what: str, share: float) -> None:
+            nonlocal shown
+            if not bars.console.is_terminal and what != shown:
+                click.echo(what, err=True)
+            shown = what
+            bars.update(task, description=what, completed=share)
+
         result = run_bench(
             _names(op), where, scale=scale, case_filter=case_filter, budget_s=budget, impls=impl,
-            max_autotune=max_autotune, warm_too=not cold_only, tune=not no_tuning,
-            progress=lambda what, share: bars.update(task, description=what, completed=share),
+            max_autotune=max_autotune, warm_too=not cold_only, tune=not no_tuning, progress=progress,
         )  # fmt: skip
     if not result["rows"]:
         raise ValueError(f"no case has {case_filter!r} in its name: without --case all are timed, with their names")

@@ -14,7 +14,7 @@ from perfsuite.op_bench.calls import footprint_bytes, make_inputs
 from perfsuite.op_bench.gpu_state import State
 from perfsuite.op_bench.measure import AGAIN, Timed
 from perfsuite.op_bench.rows import rows, summary
-from perfsuite.op_bench.run import best
+from perfsuite.op_bench.run import bench, best
 from perfsuite.roofline import Level, Machine, Rate
 
 MACHINE = Machine((Level("L2", 2**20, {0.5: Rate(100e9, 0.0)}), Level("DRAM", math.inf, {0.5: Rate(10e9, 0.0)})),
@@ -153,6 +153,16 @@ def test_the_command(tmp_path, monkeypatch):
     assert [e.shape for e in tuning.load()[0]] == [{"rows": 7, "classes": 33}]
     text = CliRunner().invoke(cli, arguments, standalone_mode=False).stdout
     assert "x eager" in text and "geometric mean" in text
+
+
+def test_several_ops_are_timed_each_in_a_process_of_its_own():
+    told = []
+    result = bench(["linear", "softmax"], "cpu", scale="tiny", case_filter="1x1 float32", budget_s=0.1, tune=False,
+                   warm_too=False, impls=["cpp"], progress=lambda what, share: told.append(what))  # fmt: skip
+    assert {row["op"] for row in result["rows"]} <= {"linear", "softmax"}
+    assert {"softmax 1x1 float32 cold"} <= set(told)
+    with pytest.raises(ValueError, match=r"timing linear failed: .*no scale"):
+        bench(["linear", "softmax"], "cpu", scale="no scale")
 
 
 FAKE_CEILINGS = {
