@@ -5,8 +5,10 @@ in many, changes what a large allocation costs (cross-entropy in eager torch too
 """
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import geometric_mean
@@ -79,20 +81,26 @@ def bench(
 
 
 def _in_a_process(name: str, device: str, options: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """bench() of one op. Its process tells the progress on standard error, a JSON list a line."""
+    """bench() of one op. Its process tells its progress and then the result on standard output, JSON a line."""
     request = json.dumps({"names": [name], "device": device, **options})
     command = [sys.executable, "-m", "perfsuite.op_bench.run", request]
-    said: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if line.startswith('["'):
-                progress(*json.loads(line))
+    result = None
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        for line in process.stdout:
+            message = json.loads(line)
+            if isinstance(message, list):
+                progress(*message)
             else:
-                said.append(line.strip())
-        result = process.stdout.read()
-    if process.returncode:
-        raise ValueError(f"timing {name} failed: {next((line for line in reversed(said) if line), 'no message')}")
-    return json.loads(result)
+                result = message
+        process.wait()
+        errors.seek(0)
+        said = [line for line in errors.read().splitlines() if line.strip()]
+    if result is None:
+        raise ValueError(f"timing {name} failed: {said[-1] if said else f'exit code {process.returncode}'}")
+    return result
 
 
 def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -102,12 +110,14 @@ def _joined(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    """`python -m perfsuite.op_bench.run '{"names": ["rms_norm"], "device": "cpu", ...}'`: prints the result as JSON."""
+    """`python -m perfsuite.op_bench.run '{"names": ["rms_norm"], "device": "cpu", ...}'`, see _in_a_process."""
+    channel = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what a compiler prints must not garble the channel
 
     def tell(what: str, share: float) -> None:
-        print(json.dumps([what, share]), file=sys.stderr, flush=True)
+        channel.write(json.dumps([what, share]) + "\n")
 
-    print(json.dumps(bench(**json.loads(sys.argv[1]), progress=tell)))
+    channel.write(json.dumps(bench(**json.loads(sys.argv[1]), progress=tell)) + "\n")
 
 
 def best(found: Sequence[dict[str, Any]], device: str) -> list[tuning.Entry]:
