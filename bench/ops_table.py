@@ -51,8 +51,12 @@ def main() -> None:
         mine = [r for r in native if r["op"] == op]
         first = mine[0]
         bars = BARS.get(op, {})
-        met = all(first["speedup"][name]["ratio"] >= least for name, least in bars.items() if name in first["speedup"])
-        bar = ", ".join(f"{least:g}x {name}" for name, least in bars.items()) + ("" if met else ": **not met**")
+        intervals = [(least, *first["speedup"][name]["ci95"]) for name, least in bars.items()]
+        bar = ", ".join(f"{least:g}x {name}" for name, least in bars.items())
+        if any(hi < least for least, _, hi in intervals):
+            bar += ": **not met**"
+        elif any(lo < least for least, lo, _ in intervals):
+            bar += ": **cannot tell**"
         base = eager[op, first["case"], first["direction"]]["peak_bytes"]
         memory = f"{first['peak_bytes'] / base:.2f}" if base and first["peak_bytes"] is not None else "-"
         ratios = [r["speedup"]["eager"]["ratio"] for r in mine]
