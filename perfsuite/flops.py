@@ -104,7 +104,7 @@ _HEADS_SECOND, _HEADS_THIRD = 1, 2  # (batch, heads, length, head size), (batch,
 FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("aten::mm", "aten::addmm", "aten::addmm_", "aten::_addmm_activation", "aten::bmm",
                      "aten::baddbmm", "aten::baddbmm_"), _matmul),
-    **dict.fromkeys(("aten::linear", "aten::mkldnn_linear"), _linear),
+    **dict.fromkeys(("aten::linear", "aten::mkldnn_linear", "mkldnn::_linear_pointwise"), _linear),
     **dict.fromkeys(("aten::convolution", "aten::_convolution", "aten::conv1d", "aten::conv2d", "aten::conv3d"),
                     _convolution(None)),
     **dict.fromkeys(("aten::mkldnn_convolution", "aten::cudnn_convolution", "aten::cudnn_convolution_relu",

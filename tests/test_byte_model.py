@@ -167,3 +167,13 @@ def test_attention_says_whether_its_mask_is_causal(causal: bool) -> None:
     rows = record(lambda: F.scaled_dot_product_attention(q, q, q, is_causal=causal))
     (row,) = [row for row in rows if row["name"] == "aten::_scaled_dot_product_flash_attention_for_cpu"]
     assert row["shapes"][0]["signature"].split(" ->")[0].endswith(f" causal={int(causal)}")
+
+
+def test_onednns_linear_map_is_known() -> None:
+    from perfsuite.flops import FORMULAS
+    from perfsuite.kernels.products import product
+    from perfsuite.signature import parse
+
+    shape = shape_of(record(lambda: product(A, B.t())), "mkldnn::_linear_pointwise")
+    assert shape["bytes"] == 4 * (64 * 32 + 32 * 48 + 64 * 48)
+    assert FORMULAS["mkldnn::_linear_pointwise"](parse(shape["signature"])) == 2 * 64 * 32 * 48

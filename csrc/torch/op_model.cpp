@@ -101,7 +101,8 @@ OpModel make(const c10::OperatorHandle& handle) {
   const c10::FunctionSchema& schema = handle.schema();
   const std::string_view name = schema.name();
   OpModel model;
-  model.known = starts_with(name, "aten::") || starts_with(name, "prims::") || starts_with(name, "perfsuite::");
+  model.known = starts_with(name, "aten::") || starts_with(name, "prims::") || starts_with(name, "perfsuite::") ||
+                starts_with(name, "mkldnn::");
   model.cpu_kernel = handle.hasKernelForDispatchKey(c10::DispatchKey::CPU);
   model.cuda_kernel = handle.hasKernelForDispatchKey(c10::DispatchKey::CUDA);
   model.composite = handle.hasKernelForDispatchKey(c10::DispatchKey::CompositeImplicitAutograd);

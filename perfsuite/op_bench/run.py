@@ -76,7 +76,7 @@ def bench(
         "tuning": None,
     }  # fmt: skip
     if tune:
-        result["tuning"] = str(tuning.save(best(found, device)))
+        result["tuning"] = tuning.save(best(found, device)).name
     return result
 
 
