@@ -311,6 +311,18 @@ def test_a_file_without_the_kernel_is_refused_in_one_line(tmp_path, text, words)
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("verb", ["check", "bench", "list"])
+def test_a_gpu_that_is_not_there_is_one_line(verb):
+    from click.testing import CliRunner
+
+    from perfsuite.cli import cli
+
+    arguments = ["ops", verb, *([] if verb == "list" else ["softmax"]), "--device", "cuda"]
+    done = CliRunner().invoke(cli, arguments, standalone_mode=False)
+    assert isinstance(done.exception, ValueError) and "torch sees no CUDA device" in str(done.exception)
+
+
 def test_an_unknown_implementation_is_refused():
     done = command("cross_entropy", "--impl", "ccp")
     assert isinstance(done.exception, ValueError) and "has no implementation 'ccp'" in str(done.exception)
