@@ -30,12 +30,7 @@ def _names(op: str | None) -> list[str]:
 def _device(device: str | None) -> str:
     from perfsuite import conditions
 
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise ValueError("--device cuda: torch sees no CUDA device here; leave it out or give --device cpu")
-    return device or conditions.default_device()
+    return conditions.device(device)
 
 
 def _show(rendered: Any) -> None:

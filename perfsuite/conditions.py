@@ -25,6 +25,13 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def device(asked_for: str | None) -> str:
+    """The device to use: the one that was asked for, or default_device(). ValueError for a GPU that is not there."""
+    if asked_for is not None and asked_for.partition(":")[0] == "cuda" and default_device() != "cuda":
+        raise ValueError(f"--device {asked_for}: torch sees no CUDA device here; leave it out or give --device cpu")
+    return asked_for or default_device()
+
+
 def commit() -> str | None:
     """The commit of the working tree that the command is called in, with "+changes" where it is not clean."""
 

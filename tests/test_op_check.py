@@ -312,14 +312,17 @@ def test_a_file_without_the_kernel_is_refused_in_one_line(tmp_path, text, words)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-@pytest.mark.parametrize("verb", ["check", "bench", "list"])
-def test_a_gpu_that_is_not_there_is_one_line(verb):
+@pytest.mark.parametrize(
+    "arguments", [["ops", "check", "softmax"], ["ops", "bench", "softmax"], ["ops", "list"], ["run", "llama"]]
+)
+def test_a_gpu_that_is_not_there_is_one_line(arguments, tmp_path, monkeypatch):
     from click.testing import CliRunner
 
     from perfsuite.cli import cli
 
-    arguments = ["ops", verb, *([] if verb == "list" else ["softmax"]), "--device", "cuda"]
-    done = CliRunner().invoke(cli, arguments, standalone_mode=False)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(cli, [*arguments, "--device", "cuda"], standalone_mode=False)
+    assert not (tmp_path / "runs").exists()
     assert isinstance(done.exception, ValueError) and "torch sees no CUDA device" in str(done.exception)
 
 

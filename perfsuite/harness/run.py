@@ -85,7 +85,7 @@ def new_record(request: Request) -> Record:
         known = ", ".join(workload.CONFIGS)
         raise ValueError(f"workload {workload.NAME} has no scale {request.scale!r}; it has: {known}")
     config = workload.CONFIGS[request.scale]
-    device = request.device or conditions.default_device()
+    device = conditions.device(request.device)
     # Builds what it needs, and refuses what is not there before anything is recorded.
     ops_choice.select(request.ops, request.use, device)
     num_runs = request.num_runs or config.num_runs
