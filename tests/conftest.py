@@ -1,7 +1,12 @@
-"""One thread of arithmetic for each test, as several share the machine's cores; and the emulator of CUDA."""
+"""One thread of arithmetic for each test, as several share the machine's cores; and what the tests of ops share: the
+emulator of CUDA, Triton's interpreter, and C++ kernels by themselves."""
 
+import ctypes
 import importlib.util
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 # Before torch is imported, here or in a process that a test starts: two pools of spinning threads on two cores take
@@ -37,3 +42,41 @@ def cuda_emulator(cuda_emulator_building, monkeypatch):
     monkeypatch.setenv(cuda_extension.EMULATOR, str(library))
     monkeypatch.setattr(cuda_extension, "_failures", {})
     return library
+
+
+@pytest.fixture
+def interpreted(tmp_path):
+    """(code, *arguments) -> what the script printed last, read as JSON, after it ran with Triton's interpreter.
+
+    In a process of its own: the interpreter is chosen before Triton is imported.
+    """
+    pytest.importorskip("triton")
+
+    def run(code, *arguments):
+        answer = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, *arguments], env={**os.environ, "TRITON_INTERPRET": "1"},
+            cwd=tmp_path, capture_output=True, text=True,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr[-3000:]
+        return json.loads(answer.stdout.splitlines()[-1])
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def compile_kernels(tmp_path_factory):
+    """(shim, *names) -> the library of csrc/ops/cpu/<name>.cpp and of C++ code that calls them, without a warning."""
+    import perfsuite.csrc
+
+    def build(shim, *names, optimise="-O2"):
+        folder = tmp_path_factory.mktemp("kernels")
+        sources = Path(next(iter(perfsuite.csrc.__path__)), "ops", "cpu")
+        (folder / "shim.cpp").write_text(shim)
+        compiler = [os.environ.get("CXX", "g++"), "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+        files = [folder / "shim.cpp", *(sources / f"{name}.cpp" for name in names)]
+        command = [*compiler, optimise, "-I", sources, *files, "-o", folder / "kernels.so"]
+        answer = subprocess.run(command, capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr[:3000]
+        return ctypes.CDLL(str(folder / "kernels.so"))
+
+    return build

@@ -1,8 +1,6 @@
 """The C++ kernels of AdamW, LAMB and global norm by themselves, for every instruction set."""
 
 import ctypes
-import os
-import subprocess
 
 import pytest
 import torch
@@ -62,18 +60,8 @@ OPS = {"adamw": adamw.OP, "lamb": lamb.OP}
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    import perfsuite.csrc
-
-    folder = tmp_path_factory.mktemp("kernel")
-    sources = os.path.join(next(iter(perfsuite.csrc.__path__)), "ops", "cpu")
-    (folder / "shim.cpp").write_text(SHIM)
-    command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = [os.path.join(sources, f"{name}.cpp") for name in ("adamw", "lamb", "global_norm")]
-    files += ["-I", sources, str(folder / "shim.cpp"), "-o", str(folder / "kernel.so")]
-    answer = subprocess.run([*command, *files], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[:3000]
-    made = ctypes.CDLL(str(folder / "kernel.so"))
+def library(compile_kernels):
+    made = compile_kernels(SHIM, "adamw", "lamb", "global_norm")
     for name in DTYPES:
         getattr(made, f"squares_{name}").restype = ctypes.c_double
     return made

@@ -2,10 +2,8 @@
 
 import ctypes
 import json
-import os
 import re
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -402,17 +400,8 @@ ISAS = {"plain": 0, "avx2": 1, "avx512": 2}
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    import perfsuite.csrc
-
-    folder = tmp_path_factory.mktemp("kernel")
-    sources = os.path.join(next(iter(perfsuite.csrc.__path__)), "ops", "cpu")
-    (folder / "shim.cpp").write_text(SHIM)
-    command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = ["-I", sources, str(folder / "shim.cpp"), os.path.join(sources, "cross_entropy.cpp")]
-    answer = subprocess.run([*command, *files, "-o", str(folder / "kernel.so")], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[:3000]
-    return ctypes.CDLL(str(folder / "kernel.so"))
+def library(compile_kernels):
+    return compile_kernels(SHIM, "cross_entropy")
 
 
 @pytest.fixture
@@ -532,13 +521,8 @@ INTERPRETED_CASES = [
 ]
 
 
-def test_triton_in_the_interpreter(tmp_path):
-    pytest.importorskip("triton")
-    command = [sys.executable, "-c", INTERPRETED, json.dumps(INTERPRETED_CASES)]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    result = json.loads(answer.stdout.splitlines()[-1])
+def test_triton_in_the_interpreter(interpreted):
+    result = interpreted(INTERPRETED, json.dumps(INTERPRETED_CASES))
     assert len(result["failures"]) == len(INTERPRETED_CASES) + 2
     assert not any(result["failures"].values()), result["failures"]
     assert result["second"] == {"mean": "refused", "none": "refused"}

@@ -73,17 +73,8 @@ extern "C" void factors(double p, int64_t seed, int64_t offset, int64_t first, i
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    import perfsuite.csrc
-
-    folder = tmp_path_factory.mktemp("philox")
-    sources = os.path.join(next(iter(perfsuite.csrc.__path__)), "ops", "cpu")
-    (folder / "shim.cpp").write_text(SHIM)
-    command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O3", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    command += ["-I", sources, str(folder / "shim.cpp"), "-o", str(folder / "philox.so")]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[:3000]
-    return ctypes.CDLL(str(folder / "philox.so"))
+def library(compile_kernels):
+    return compile_kernels(SHIM, optimise="-O3")
 
 
 @pytest.mark.parametrize(("counter", "key", "words"), KNOWN)

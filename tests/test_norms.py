@@ -6,10 +6,7 @@ What only one of them does: test_rms_norm.py, test_layer_norm.py. The dropout ma
 import ctypes
 import json
 import math
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -448,16 +445,8 @@ IN_MEMORY = ["5x31 float64"]
 WIDE = ["7x33 float32 dropout_p=0.3 seed=1099511627783 offset=8589934597 residual=same", "5x31 float64"]
 
 
-def test_triton_in_the_interpreter(norm, tmp_path):
-    pytest.importorskip("triton")
-    arguments = [norm.OP.name, json.dumps([WHOLE, IN_MEMORY, WIDE])]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    answer = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", INTERPRETED, *arguments],
-        env=environment, cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    failures = json.loads(answer.stdout.splitlines()[-1])
+def test_triton_in_the_interpreter(norm, interpreted):
+    failures = interpreted(INTERPRETED, norm.OP.name, json.dumps([WHOLE, IN_MEMORY, WIDE]))
     assert len(failures) == len(WHOLE) + len(IN_MEMORY) + len(WIDE)
     assert not any(failures.values()), failures
 
@@ -527,17 +516,8 @@ ISAS = {"plain": 0, "avx2": 1, "avx512": 2}
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    import perfsuite.csrc
-
-    folder = tmp_path_factory.mktemp("kernel")
-    sources = os.path.join(next(iter(perfsuite.csrc.__path__)), "ops", "cpu")
-    (folder / "shim.cpp").write_text(SHIM)
-    command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = ["-I", sources, str(folder / "shim.cpp"), os.path.join(sources, "norm_rows.cpp")]
-    answer = subprocess.run([*command, *files, "-o", str(folder / "kernel.so")], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[:3000]
-    return ctypes.CDLL(str(folder / "kernel.so"))
+def library(compile_kernels):
+    return compile_kernels(SHIM, "norm_rows")
 
 
 @pytest.mark.parametrize("isa", ISAS)

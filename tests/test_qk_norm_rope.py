@@ -2,10 +2,7 @@
 
 import ctypes
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -373,17 +370,8 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16, "f
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    import perfsuite.csrc
-
-    folder = tmp_path_factory.mktemp("kernel")
-    sources = os.path.join(next(iter(perfsuite.csrc.__path__)), "ops", "cpu")
-    (folder / "shim.cpp").write_text(SHIM)
-    command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = ["-I", sources, str(folder / "shim.cpp"), os.path.join(sources, "qk_norm_rope.cpp")]
-    answer = subprocess.run([*command, *files, "-o", str(folder / "kernel.so")], capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[:3000]
-    return ctypes.CDLL(str(folder / "kernel.so"))
+def library(compile_kernels):
+    return compile_kernels(SHIM, "qk_norm_rope")
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -467,12 +455,7 @@ INTERPRETED_CASES = [
 ]
 
 
-def test_triton_in_the_interpreter(tmp_path):
-    pytest.importorskip("triton")
-    command = [sys.executable, "-c", INTERPRETED, json.dumps(INTERPRETED_CASES)]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    failures = json.loads(answer.stdout.splitlines()[-1])
+def test_triton_in_the_interpreter(interpreted):
+    failures = interpreted(INTERPRETED, json.dumps(INTERPRETED_CASES))
     assert len(failures) == len(INTERPRETED_CASES)
     assert not any(failures.values()), failures

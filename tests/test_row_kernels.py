@@ -1,8 +1,6 @@
 """The C++ kernels of swiglu, softmax and focal_loss by themselves: every instruction set, type and odd width."""
 
 import ctypes
-import os
-import subprocess
 
 import pytest
 import torch
@@ -43,18 +41,8 @@ GUARD = 99.0
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    import perfsuite.csrc
-
-    folder = tmp_path_factory.mktemp("kernels")
-    sources = os.path.join(next(iter(perfsuite.csrc.__path__)), "ops", "cpu")
-    (folder / "shim.cpp").write_text(SHIM)
-    command = [os.environ.get("CXX", "g++"), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    files = [os.path.join(sources, f"{name}.cpp") for name in ("focal_loss", "softmax", "swiglu")]
-    command += ["-I", sources, str(folder / "shim.cpp"), *files, "-o", str(folder / "kernels.so")]
-    answer = subprocess.run(command, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[:3000]
-    return ctypes.CDLL(str(folder / "kernels.so"))
+def library(compile_kernels):
+    return compile_kernels(SHIM, "focal_loss", "softmax", "swiglu", optimise="-O1")
 
 
 @pytest.fixture

@@ -1,10 +1,7 @@
 """Every implementation of swiglu against float64, eager torch and each other."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -375,12 +372,7 @@ INTERPRETED_CASES = [
 ]
 
 
-def test_triton_in_the_interpreter(tmp_path):
-    pytest.importorskip("triton")
-    command = [sys.executable, "-c", INTERPRETED, json.dumps(INTERPRETED_CASES)]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    answer = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert answer.returncode == 0, answer.stderr[-3000:]
-    failures = json.loads(answer.stdout.splitlines()[-1])
+def test_triton_in_the_interpreter(interpreted):
+    failures = interpreted(INTERPRETED, json.dumps(INTERPRETED_CASES))
     assert len(failures) == len(INTERPRETED_CASES)
     assert not any(failures.values()), failures
