@@ -74,13 +74,15 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
 @click.option("--no-ledger", is_flag=True, help="Score only: leave out the pass with the recorders on.")
+@click.option("--timeline", is_flag=True, help="One more pass: memory and tensor counters of the GPU over the run.")
+@click.option("--counters", is_flag=True, help="One more pass: bytes and tensor operations of each kernel.")
 @click.option("--host-stacks", is_flag=True, help="One more pass, with py-spy beside it.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was cut off: a folder, a number or 'last'.")
 @OUT
 @JSON
 def run(workload: str, scale: str, runs: int | None, seed: int | None, device: str | None, use: dict[str, str],
-        ops: str, division: str, data: Path | None, target: float | None, no_ledger: bool, host_stacks: bool,
-        resume: str | None, out: Path, as_json: bool) -> int:
+        ops: str, division: str, data: Path | None, target: float | None, no_ledger: bool, timeline: bool,
+        counters: bool, host_stacks: bool, resume: str | None, out: Path, as_json: bool) -> int:
     """Train WORKLOAD (a name or a .py file) to its target, several times, and account for the time."""
     from perfsuite import record
     from perfsuite.harness import run as harness
@@ -93,7 +95,8 @@ def run(workload: str, scale: str, runs: int | None, seed: int | None, device: s
             request = harness.Request(
                 workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
                 ops=ops,
-                data_folder=data, out=out, ledger=not no_ledger, host_stacks=host_stacks, target=target,
+                data_folder=data, out=out, ledger=not no_ledger, timeline=timeline, counters=counters,
+                host_stacks=host_stacks, target=target,
                 command=("perfsuite", *sys.argv[1:]),
             )  # fmt: skip
             _, folder = harness.start(request, progress)

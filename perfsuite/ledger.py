@@ -10,6 +10,7 @@ from typing import Any
 from perfsuite import account_blocks as blocks
 from perfsuite.account_checks import checks, residuals
 from perfsuite.account_ops import op_lines, op_notes, suite_ops
+from perfsuite.account_overhead import overhead
 from perfsuite.account_phases import Arrays, Span, whole
 from perfsuite.account_phases import window as windowed
 from perfsuite.headline import answer, limits
@@ -64,7 +65,7 @@ def account(
         "memory": memory,
         "power": blocks.power(pass_, pass_arrays, span.start_ns, span.start_ns + span.clock_ns),
         "host": blocks.host(passes),
-        "overhead": pass_.get("overhead"),
+        "overhead": overhead(record, pass_, arrays),
         "instruments": _instruments(passes),
         "series": blocks.series(pass_, pass_arrays),
         "notes": _pass_notes(passes),

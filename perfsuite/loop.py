@@ -44,7 +44,7 @@ def account_for(name: str, model: Any = None, out: str | Path = "runs", device: 
     """
     if not name or any(c in name for c in "/\0"):
         raise ValueError(f"{name!r} cannot name a record: give a name without slashes")
-    watch = Watch(model, recorders=True)
+    watch = Watch("watch", model)
     run = Run(watch)
     error: str | None = None
     watch.start()

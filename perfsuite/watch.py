@@ -15,6 +15,8 @@ from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.instruments.sampler import Sampler
 
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
+RECORDED = ("ledger", "watch")
+"""Kinds of passes that carry the recorders."""
 
 
 def page_faults() -> dict[str, int]:
@@ -24,15 +26,17 @@ def page_faults() -> dict[str, int]:
 
 
 class Watch:
-    """The phase clock and the sampler always; op recorder and allocator account when `recorders`.
+    """The phase clock and the sampler always; what else is on depends on the kind of the pass.
+
+    "clean": nothing. "ledger", "watch": op recorder and allocator account. "host_stacks": py-spy beside the process.
 
     Life: start() when the clock starts, stop() when it stops, then data() and arrays(). In between the owner calls
     begin_step() before each step and wraps its parts in phase(name).
     """
 
-    def __init__(self, model: Any = None, recorders: bool = False, host_stacks: bool = False) -> None:
-        """`model` gives ops the names of its modules. `host_stacks` has py-spy watch this process."""
-        self._stacks = HostStacks() if host_stacks else None
+    def __init__(self, kind: str = "clean", model: Any = None, optimizer: Any = None) -> None:
+        """`model` gives ops the names of its modules."""
+        self._stacks = HostStacks() if kind == "host_stacks" else None
         self._stacks_availability = self._stacks.available() if self._stacks else None
         self._clock = _native.PhaseClock(list(PHASES))
         self._phases: dict[str, Any] = {}
@@ -43,7 +47,7 @@ class Watch:
         self._step = 0
         self._data: dict[str, Any] = {}
         self._arrays: dict[str, np.ndarray] = {}
-        if recorders:
+        if kind in RECORDED:
             self._make_recorders(model)
 
     def _make_recorders(self, model: Any) -> None:

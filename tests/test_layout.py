@@ -28,7 +28,7 @@ LAYERS = (
     {"perfsuite.kernels"},
     {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
     {"perfsuite.watch", "perfsuite.account_phases", "perfsuite.account_ops", "perfsuite.account_checks",
-     "perfsuite.account_blocks", "perfsuite.headline", "perfsuite.ledger"},
+     "perfsuite.account_blocks", "perfsuite.account_overhead", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.op_inspect.__main__"},
 )  # fmt: skip

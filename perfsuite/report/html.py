@@ -237,6 +237,8 @@ def _overhead(account: dict[str, Any]) -> list[Markup]:
     if not account["overhead"]:
         return [paragraph("It was not measured in this record: there is no ledger pass with on/off blocks.", "absent")]
     said = "Steps after the clock stopped, with the instruments alternately on and off: the ratio of medians."
+    if account["overhead"].get("method"):
+        said = account["overhead"]["method"][0].upper() + account["overhead"]["method"][1:] + "."
     return [paragraph(said), tables.overhead(account["overhead"])]
 
 

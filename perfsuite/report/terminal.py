@@ -213,8 +213,9 @@ def _overhead(overhead: dict[str, Any] | None) -> Text:
     if not overhead:
         return Text("not measured in this record", style="dim")
     low, high = (figures.overhead(x) for x in overhead["ci95"])
+    against = f"{overhead['pairs']} clean passes" if overhead.get("method") else f"{overhead['pairs']} pairs"
     return Text(f"{figures.overhead(overhead['ratio'])} with all recorders on "
-                f"(95 % interval {low} to {high}, {overhead['pairs']} pairs)")  # fmt: skip
+                f"(95 % interval {low} to {high}, {against})")  # fmt: skip
 
 
 def _checks(checks: list[dict[str, Any]]) -> Text:
