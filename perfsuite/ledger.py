@@ -14,7 +14,7 @@ from perfsuite.account_phases import Arrays, Span, whole
 from perfsuite.account_phases import window as windowed
 from perfsuite.headline import answer, limits
 from perfsuite.mlperf.score import score as score_of
-from perfsuite.roofline import machine_of
+from perfsuite.roofline import ceilings_for, machine_of
 
 SCHEMA = 1
 
@@ -29,7 +29,8 @@ def account(
     """
     passes = record["passes"]
     ceilings = record["machine"]["ceilings"]
-    machine = None if ceilings is None else machine_of(ceilings)
+    roofs, no_roofs = ceilings_for(record["machine"], record.get("device"))
+    machine = None if roofs is None else machine_of(roofs)
     score, score_reason = score_of(record)
     pass_ = ledger_pass(passes)
     out: dict[str, Any] = {
@@ -56,7 +57,7 @@ def account(
         notes.insert(0, f"no ops: the account is of a {pass_['kind']} pass, without an op recorder")
     notes += [f"ceilings: {note}" for note in (ceilings or {}).get("notes", [])]
     if machine is None:
-        notes.append(f"no ceilings: {record['machine']['ceilings_reason']}")
+        notes.append(f"no ceilings: {no_roofs}")
     memory = blocks.memory(pass_, ops, machine)
     return out | {
         "headline": {"answer": answer(record, score, score_reason, pass_), "limits": limits(span, ops)},

@@ -132,7 +132,7 @@ def _bandwidth(machine: Machine, level: Level, footprint_bytes: int, written: fl
 
 
 def machine_of(ceilings: Mapping[str, Any]) -> Machine:
-    """The machine that `perfsuite machine` measured, from the ceilings in a record."""
+    """The processors and their memory that `perfsuite machine` measured; or, of an entry of its "gpus", that GPU."""
     levels = [
         Level(level["name"], math.inf if level["capacity_bytes"] is None else level["capacity_bytes"],
               {written: max(_rate(level[f"{kernel}_bytes_per_s"]) for kernel in kernels
@@ -150,6 +150,22 @@ def machine_of(ceilings: Mapping[str, Any]) -> Machine:
     overhead = ceilings["op_overhead_ns"]
     by_size = tuple(sorted(levels, key=lambda level: level.capacity_bytes))
     return Machine(by_size, peaks, None if overhead is None else overhead["ceiling"])
+
+
+def ceilings_for(part: Mapping[str, Any], device: str | None) -> tuple[Mapping[str, Any] | None, str | None]:
+    """What ops on `device` are held against, of the machine part of a record: (ceilings, None) or (None, why not).
+
+    On "cuda" the entry of the GPU; "cuda:1" as well: GPUs of one machine are taken to be alike.
+    """
+    ceilings = part["ceilings"]
+    if ceilings is None:
+        return None, part["ceilings_reason"]
+    if (device or "cpu").partition(":")[0] != "cuda":
+        return ceilings, None
+    if ceilings.get("gpus"):
+        return ceilings["gpus"][0], None
+    old = "they were measured without the GPU: run `perfsuite machine` to measure again"
+    return None, ceilings.get("gpus_reason") or old
 
 
 def _rate(measured: Mapping[str, Any]) -> Rate:
