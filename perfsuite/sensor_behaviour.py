@@ -1,4 +1,4 @@
-"""How a power sensor works, from its readings under a load that is switched on and off. Pure functions on plain data."""
+"""How a power sensor works, from its readings under a load that is switched on and off: pure functions."""
 
 from typing import Any
 
