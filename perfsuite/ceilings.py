@@ -33,7 +33,7 @@ _YARDSTICK_GEMM = 512
 
 
 def measure(progress: Progress | None = None, quick: bool = False, threads: int | None = None) -> dict[str, Any]:
-    """The ceilings of this machine with `threads` threads (default: one for each core that may be used), and of its GPU.
+    """The ceilings of this machine with `threads` threads (default: one for each core it may use), and of its GPU.
 
     About 10 s on two cores and a minute for the GPU, a third of that if quick. Rates are per second, times in ns, each
     as {"ceiling", "median", "lo", "hi", "samples"}. Raises ValueError where there are not that many processors.

@@ -54,6 +54,8 @@ def measure_on(gpu: Gpu, progress: Progress, quick: bool) -> dict[str, Any]:
     began, notes = time.monotonic(), list[str]()
     rounds, limit_s = (5, _LIMIT_S / 3) if quick else (12, _LIMIT_S)
     states = [gpu.state()]
+    if gpu.count > 1:
+        notes.append(f"{gpu.count} GPUs are there, device {gpu.index} was measured")
 
     def report(start: float, share: float, what: str) -> Callable[[int], None]:
         progress(start, what)
@@ -74,7 +76,9 @@ def measure_on(gpu: Gpu, progress: Progress, quick: bool) -> dict[str, Any]:
     _sustain(gpu, entries, absent, quick, lambda share: progress(0.7 + 0.1 * share, "GPU products, sustained"))
     progress(0.8, "GPU power sensors")
     try:
-        load = gemm.product(gpu, "float32", gemm.SIZES[0])
+        # The tensor cores draw the most power.
+        dtype = "bfloat16" if entries["gemm_flops_per_s"].get("bfloat16") else "float32"
+        load = gemm.product(gpu, dtype, gemm.SIZES[0])
         entries["sensor"] = sensor.measure(gpu, load, _SENSOR_CYCLES // 3 if quick else _SENSOR_CYCLES)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         absent["sensor"] = one_line(error)

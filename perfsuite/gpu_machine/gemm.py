@@ -28,7 +28,7 @@ DTYPES: dict[str, tuple[int, tuple[int, int], str]] = {
     "float64": (8, (0, 0), "float64"),
 }
 _LONGEST_NS = 50e6
-_BATCH_NS = 100e6
+_BATCH_NS = 200e6
 
 
 def prepare(gpu: Gpu, notes: list[str]) -> Prepared:
@@ -130,7 +130,7 @@ def sustained(gpu: Gpu, dtype: str, n: int, seconds: float) -> dict[str, Any]:
     batch = max(1, int(_BATCH_NS / max(1.0, gpu.event_ns(run))))
     start, rates, states = time.monotonic(), [], []
     while not rates or time.monotonic() < start + seconds:
-        rates.append(batch * 2 * n**3 * 1e9 / gpu.event_ns(lambda: [run() for _ in range(batch)]))
+        rates.append(batch * 2 * n**3 * 1e9 / gpu.event_ns(lambda: [run() for _ in range(batch)], behind_sleep=False))
         states.append(gpu.state())  # at once after the last product: the clock has not gone down yet
     rates, states = rates[len(rates) // 2 :], states[len(states) // 2 :]
     clocks = [state.sm_clock_hz for state in states if state.sm_clock_hz]

@@ -30,6 +30,7 @@ def render_gpu(gpu: dict[str, Any]) -> RenderableType:
         parts.append(_latency(gpu["latency"]))
     if gpu["gemm_flops_per_s"]:
         parts.append(_products(gpu))
+        parts += [Text(f"GEMM {dtype}: not measured ({reason})") for dtype, reason in gpu["gemm_reasons"].items()]
     if gpu["transfers"]:
         parts.append(_transfers(gpu["transfers"]))
     grid = Table.grid(padding=(0, 2))
@@ -64,7 +65,6 @@ def _products(gpu: dict[str, Any]) -> Table:
     sustained = gpu["gemm_sustained"] or {}
     for dtype, burst in gpu["gemm_flops_per_s"].items():
         if burst is None:
-            table.add_row(dtype, "", f"not measured: {gpu['gemm_reasons'][dtype]}", "", "")
             continue
         long = sustained.get(dtype)
         clock = "" if long is None or long["sm_clock_hz"] is None else f"{long['sm_clock_hz'] / 1e6:.0f}"

@@ -184,10 +184,14 @@ inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); retu
 
 namespace perfsuite::cuda {
 
-// csrc/machine/probes.h's: the clock of the host, also where cycles are asked for.
+// csrc/machine/probes.h's: the clock of the host, and a cycle for each word that is loaded.
+inline int64_t loaded_words = 0;
 inline int64_t global_ns() { return emulator::now_ns(); }
-inline int64_t cycles() { return emulator::now_ns(); }
-inline uint64_t load_word(uint64_t address) { return *reinterpret_cast<const uint64_t*>(address); }
+inline int64_t cycles() { return loaded_words; }
+inline uint64_t load_word(uint64_t address) {
+  ++loaded_words;
+  return *reinterpret_cast<const uint64_t*>(address);
+}
 
 inline unsigned cluster_rank() { return emulator::rank_in_cluster(); }
 inline void cluster_sync(PERFSUITE_PLACE) { emulator::wait_for_cluster(PERFSUITE_HERE); }
