@@ -113,6 +113,34 @@ def _modelled(ops: Sequence[Mapping[str, Any]], lines: Sequence[Mapping[str, Any
     return sum(op["bytes"] or 0 for op in on_device), None
 
 
+def operation_counts(ledger: Mapping[str, Any]) -> dict[str, Any]:
+    """Tensor operations as the counter pass counts them against those of the shapes, of ops that have both counts.
+
+    {"replayed", "modelled", "ratio", "reason"}: a ratio of 1 says that a multiply-add counts as two for both.
+    """
+    site = ("direction", "module", "phase", "thread")
+    counted: defaultdict[tuple[Any, ...], float] = defaultdict(float)
+    partly = set()
+    for line in ledger["kernels"]:
+        key = (line["aten"], *(line[part] for part in site))
+        if line["tensor_ops"] is not None:
+            counted[key] += line["tensor_ops"]
+        elif line["kind"] == "kernel":
+            partly.add(key)
+    shaped: defaultdict[tuple[Any, ...], int] = defaultdict(int)
+    for op in ledger["ops"]:
+        key = (op["name"], *(op[part] for part in site))
+        if op["flops"] is None:
+            partly.add(key)
+        else:
+            shaped[key] += op["flops"]
+    both = [key for key, operations in counted.items() if operations and shaped.get(key) and key not in partly]
+    if not both:
+        return {"replayed": None, "modelled": None, "ratio": None, "reason": "no op has both counts"}
+    replayed, modelled = sum(counted[key] for key in both), sum(shaped[key] for key in both)
+    return {"replayed": replayed, "modelled": modelled, "ratio": replayed / modelled, "reason": None}
+
+
 def roofline_points(kernels: Sequence[Mapping[str, Any]], gpu: Gpu | None) -> list[dict[str, Any]]:
     """Points of the hierarchical roofline from measured bytes and operations: one a kernel, op, phase and level."""
     groups: defaultdict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)

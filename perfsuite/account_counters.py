@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from perfsuite.account_blocks import MAX_POINTS
-from perfsuite.account_bytes import LAG_LIMIT, byte_counts, lag_share, roofline_points
+from perfsuite.account_bytes import LAG_LIMIT, byte_counts, lag_share, operation_counts, roofline_points
 from perfsuite.account_kernels import level_of
 from perfsuite.account_phases import Arrays
 from perfsuite.account_samples import Samples, open_samples
@@ -38,7 +38,7 @@ def counters_block(record: Mapping[str, Any], arrays_of: Any, gpu: Gpu | None, l
         "columns": [], "absent": {}, "levels": [], "phases": [], "clock_s": None,
         "series": {"t_s": [], "columns": {}, "units": {}}, "sampled_share": None, "notes": notes,
         "replay": dict(replay_said),
-        "roofline": roofline_points(ledger["kernels"], gpu),
+        "roofline": roofline_points(ledger["kernels"], gpu), "operations": operation_counts(ledger),
     }  # fmt: skip
     spans: dict[str, np.ndarray] = {}
     if pass_ is not None and samples is not None:
@@ -50,6 +50,9 @@ def counters_block(record: Mapping[str, Any], arrays_of: Any, gpu: Gpu | None, l
                   "levels": _levels(samples, gpu), "phases": _phases(samples, spans),
                   "series": _series(samples, pass_)}  # fmt: skip
         notes += _notes(said, block["sampled_share"])
+        if pass_["num_steps"] != ledger["pass"]["num_steps"]:
+            notes.append(f"the timeline pass took {pass_['num_steps']} steps, the {ledger['pass']['kind']} pass "
+                         f"{ledger['pass']['num_steps']}: their counts are of different work")  # fmt: skip
     lag = lag_share(ledger["pass"])
     if block["phases"] and lag is not None and lag > LAG_LIMIT:
         notes.append(f"by phase: the phase is that of the host, and the device did {100 * lag:.0f} % of its work or "

@@ -24,9 +24,9 @@ _LONG = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16
 
 
 def mfu_block(pass_: Mapping[str, Any], passes: Sequence[Mapping[str, Any]], span: Span,
-              ops: Sequence[Mapping[str, Any]], roofs: Mapping[str, Any] | None,
+              ops: Sequence[Mapping[str, Any]], kernels: Sequence[Mapping[str, Any]], roofs: Mapping[str, Any] | None,
               no_roofs: str | None) -> dict[str, Any]:  # fmt: skip
-    """The account's `mfu`. roofs, no_roofs: as roofline.ceilings_for() gives them for the device that trained."""
+    """The account's `mfu`. ops, kernels: its lines. roofs, no_roofs: of ceilings_for() and the device that trained."""
     block: dict[str, Any] = {
         "available": False, "reason": None, "mfu": None, "model_flops_per_sample": None, "achieved_flops_per_s": None,
         "peak_flops_per_s": None, "dtype": None, "time_s": None, "time_source": None, "unknown_share": None,
@@ -39,7 +39,9 @@ def mfu_block(pass_: Mapping[str, Any], passes: Sequence[Mapping[str, Any]], spa
     training = [op for op in ops if op["phase"] in TRAINING]
     if not any(op["phase"] == "backward" for op in training):
         return block | {"reason": "no op ran in a phase named backward"}
-    model, again, by_dtype, unknown_share = _count(training, pass_.get("op_costs") or [])
+    outside = [line for line in kernels if line["aten"] is None and line["phase"] in TRAINING]
+    outside_ns = sum(round(1e9 * line["share_s"]) for line in outside)
+    model, again, by_dtype, unknown_share = _count(training, pass_.get("op_costs") or [], outside_ns)
     block |= {"unknown_share": unknown_share, "recomputed_flops": again}
     if unknown_share > UNKNOWN_LIMIT:
         return block | {"reason": f"the operations of ops with {100 * unknown_share:.0f} % of the time of forward and "
@@ -63,12 +65,15 @@ def mfu_block(pass_: Mapping[str, Any], passes: Sequence[Mapping[str, Any]], spa
 
 
 def _count(
-    training: Sequence[Mapping[str, Any]], costs: Sequence[Mapping[str, Any]]
+    training: Sequence[Mapping[str, Any]], costs: Sequence[Mapping[str, Any]], outside_ns: int
 ) -> tuple[int, int, dict[str, int], float]:
-    """(the model's operations, those done again, operations by dtype, share of the time with unknown operations)."""
+    """(the model's operations, those done again, operations by dtype, share of the time with unknown operations).
+
+    outside_ns: device time that was launched outside all ops, such as that of a CUDA graph.
+    """
     declared, regions = _declared(training, costs)
     model, again, by_dtype = declared, 0, {}
-    unknown_ns, total_ns = 0, 0
+    unknown_ns = total_ns = outside_ns
     for op in training:
         time_ns = op["self_time_ns"] if op["device_time_ns"] is None else op["device_time_ns"]
         total_ns += time_ns

@@ -68,7 +68,7 @@ def account(
         kernels = kernel_lines(pass_["kernels"], span.clock_ns, replay, gpu)
         device_found, device_notes = device_checks(pass_, span, replay)
         found, check_notes = found + device_found, check_notes + device_notes
-    mfu = mfu_block(pass_, passes, span, ops, roofs, no_roofs)
+    mfu = mfu_block(pass_, passes, span, ops, kernels, roofs, no_roofs)
     # Until energy is attributed to kernels, whose lines have `joules` and `bound_j`.
     power = {"kernels_available": False, "kernels_reason": "energy is not attributed to kernels"}
     power |= account_power.power(pass_, pass_arrays, span, mfu["model_flops_per_sample"])

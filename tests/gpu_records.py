@@ -475,7 +475,7 @@ def timeline_pass() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         order = np.argsort(events, kind="stable")
         at, slope = events[order], np.cumsum(np.concatenate([rates, -rates])[order])
         total = np.concatenate([[0.0], np.cumsum(slope[:-1] * np.diff(at))])
-        return np.diff(np.interp(edges, at, total))
+        return np.round(np.diff(np.interp(edges, at, total)), 3)
 
     kernels = [x.kernel for x in s.slices]
     compute = [x.kernel.time_ns if x.kernel.kind == "kernel" else 0 for x in s.slices]
