@@ -50,7 +50,8 @@ def byte_counts(samples: Samples | None, spans: Mapping[str, np.ndarray], lag: f
     if samples is None and not kernels:
         return []
     dram = None if samples is None else _dram(samples)
-    phases = [name for name in dict.fromkeys([*spans, *(line["phase"] for line in kernels)]) if name]
+    timed = [name for name, span in spans.items() if len(span)]
+    phases = [name for name in dict.fromkeys([*timed, *(line["phase"] for line in kernels)]) if name]
     rows = []
     for phase in [*phases, "total"]:
         mine = [line for line in kernels if phase in ("total", line["phase"])]

@@ -56,10 +56,12 @@ def account(
         }  # fmt: skip
     pass_arrays = arrays(pass_["arrays"]) if pass_.get("arrays") else {}
     span = windowed(pass_, pass_arrays, *window) if window is not None else whole(pass_)
-    on_gpu = record["device"].startswith("cuda")
-    roofs, no_roofs = ceilings_for(record["machine"], record["device"])
+    # Somebody's own loop may use a GPU without saying so.
+    trained_on = "cuda" if (pass_.get("kernels") or {}).get("rows") else record["device"]
+    on_gpu = trained_on.startswith("cuda")
+    roofs, no_roofs = ceilings_for(record["machine"], trained_on)
     gpu = gpu_of(roofs) if on_gpu and roofs is not None else None
-    no_device = unavailable_reason(pass_, span, record["device"])
+    no_device = unavailable_reason(pass_, span, trained_on)
     ops = op_lines(span, machine, _op_device(pass_, gpu, no_device) if on_gpu else None)
     found, check_notes = checks(pass_, passes, span, ops)
     replay, replay_said = open_replay(passes)

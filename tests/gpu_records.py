@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from gpu_schedule import BATCH, NUM_STEPS, PHASES, Schedule, Slice
+from gpu_schedule import BATCH, NUM_STEPS, PHASES, Schedule, Slice, T, W
 
 EPOCH_NS = 7_000_000_000_000
 EVERY = 16
@@ -228,6 +228,7 @@ def ledger_pass() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     made["instruments"].append(
         {"name": "sampler: rapl", "available": False, "reason": "no zone in /sys/class/powercap"}
     )
+    made["op_costs"] = op_costs(s)
     names = sorted({op.name for _, _, op, _, _ in s.op_calls})
     first, stop = s.step_starts[SHOWN_STEPS.start], s.step_starts[SHOWN_STEPS.stop]
     made["op_slice_names"] = names
@@ -238,6 +239,19 @@ def ledger_pass() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "kernel_slices": slices,
         "op_slices": np.array(op_slices, np.int64),
     }
+
+
+def op_costs(s: Schedule) -> list[dict[str, Any]]:
+    """What the suite's ops declare, forward and backward together; a few operations an element."""
+    calls: defaultdict[tuple[str, str], int] = defaultdict(int)
+    for _, _, op, phase, _ in s.op_calls:
+        if op.op and op.direction != "backward":
+            gradient = " grad" if phase == "forward" else ""
+            calls[op.op, op.signature.partition(" ->")[0] + gradient] += 1
+    return [
+        {"region": region, "signature": signature, "calls": n, "bytes": 6 * T * W, "flops": 12 * T * W}
+        for (region, signature), n in calls.items()
+    ]
 
 
 def op_rows(s: Schedule) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:

@@ -248,7 +248,7 @@ def timeline_pass(**more: Any) -> dict[str, Any]:
 
 
 def timeline_arrays() -> dict[str, np.ndarray]:
-    """Ten samples of 100 ms from 50 ms before the clock begins. Sample i reads i + 1 MB and writes 1; hits half of 4 MB.
+    """Ten samples of 100 ms from 50 ms before the clock begins. Sample i reads i + 1 MB, writes 1, hits half of 4.
 
     In the first three the hit share is not known, the GPU is idle in the last.
     """

@@ -118,7 +118,7 @@ def test_copies_stand_against_the_link_and_kernels_against_what_was_replayed():
     assert (moved["bytes"], moved["bytes_source"], moved["bound"], moved["level"]) == (10**9, "copy", "memory", "PCIe")
     assert moved["share_of_ceiling"] == pytest.approx(0.8)
     line = _kernel(out, "gemm_forward")
-    # 10 calls of 4 MB read, 2 MB written, 12 MB through L2 and 2 G operations: 60 us of DRAM, 30 of L2, 200 of products.
+    # 10 calls of 4 MB read, 2 MB written, 12 MB through L2 and 2 G operations: 60 us, 30 us and 200 us.
     assert (line["dram_read_bytes"], line["dram_write_bytes"], line["l2_bytes"], line["tensor_ops"]) == (
         4e7,
         2e7,
@@ -219,6 +219,12 @@ def test_on_a_cpu_nothing_of_this_is_there():
     assert out["ledger"]["kernels"] == [] and out["ledger"]["device"]["available"] is False
     assert out["ledger"]["device"]["reason"] == out["memory"]["counters"]["reason"] == "the run was not on a GPU"
     assert not any("device" in check["name"] for check in out["ledger"]["checks"])
+
+
+def test_a_loop_that_does_not_say_so_ran_on_a_gpu_where_kernels_did():
+    out = _account(ledger_pass(kind="watch"), kind="watch", device="cpu", target=None)
+    assert out["ledger"]["device"]["available"] and _op(out, "aten::mm", "forward")["device_time_s"] == 0.3
+    assert out["mfu"]["reason"].startswith("the operations of ops with 7 %")
 
 
 def test_without_a_kernel_recorder_no_op_has_a_device_time():
@@ -411,6 +417,7 @@ def test_the_made_up_run_passes_every_check():
     made, arrays = gpu_records.gpu_record()
     out = account(made, arrays)
     assert [check for check in out["ledger"]["checks"] if not check["ok"]] == []
+    assert out["mfu"]["available"] and 0.2 < out["mfu"]["mfu"] < 1 and out["mfu"]["recomputed_flops"]
     device = out["ledger"]["device"]["devices"][0]
     assert sum(line["share_s"] for line in out["ledger"]["kernels"]) == pytest.approx(device["busy_s"])
     assert sum(part["time_s"] for part in device["idle"]) == pytest.approx(device["idle_s"])
