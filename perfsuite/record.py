@@ -154,7 +154,7 @@ def _to_2(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _to_3(document: dict[str, Any]) -> dict[str, Any]:
-    """Before the instruments of a GPU there were no timeline and counter passes, nor anything of theirs in the others."""
+    """Before the instruments of a GPU there were no timeline and counter passes, and nothing of theirs in others."""
     new = document | {"schema": 3}
     if "wanted" in document:
         new["wanted"] = {"timeline": False, "counters": False} | document["wanted"]
