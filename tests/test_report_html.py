@@ -200,7 +200,7 @@ def test_what_is_absent_is_a_sentence_with_its_reason() -> None:
 def test_unknown_is_a_dash_with_a_reason_and_never_zero() -> None:
     account = accounts.run_account()
     account["ledger"]["ops"] = [op for op in account["ledger"]["ops"] if op["bytes"] is None][:1]
-    row = re.search(r'<table class="ops">.*?<tbody>(<tr>.*?</tr>)', render(account), re.DOTALL)[1]
+    row = re.search(r'<table class="ops long">.*?<tbody>(<tr>.*?</tr>)', render(account), re.DOTALL)[1]
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
     unknown = [re.search(r'class="unknown" title="([^"]+)"[^>]*>-<', cell) for cell in cells]
     known = ["op", "phase", "module", "self time", "of clock", "calls", "shape"]

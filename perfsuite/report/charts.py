@@ -1,4 +1,4 @@
-"""The page's charts as plain plotly specifications: convergence, roofline, series over time.
+"""The page's charts as plain plotly specifications: convergence and roofline.
 
 A chart is {"views": {name: {"data", "layout"}}}; the page shows the first view and switches between them. Colours are
 names of the page's CSS properties ("--run-1", or "--run-1/40" for 40 % of it on the background), which the page puts in
@@ -90,8 +90,8 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
         return None, "No roofline: bytes and flops are known together for none of the recorded ops."
     shown = placed[:MAX_MARKERS]
     intensities = [op["flops"] / op["bytes"] for op in shown]
-    roofs, labels = _roofs(ceilings, min(intensities) / 8, max(intensities) * 4)
-    data = roofs + _markers(shown, account["ledger"]["clock_s"])
+    lines, labels = roofs(*_rates_and_peaks(ceilings), min(intensities) / 8, max(intensities) * 4)
+    data = lines + _markers(shown, account["ledger"]["clock_s"])
     layout = {
         "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, flop per byte"}, "dtick": 1},
         "yaxis": {"type": "log", "title": {"text": "GFLOP/s"}, "dtick": 1},
@@ -106,18 +106,23 @@ def ceiling(rate: dict[str, float]) -> float:
     return rate.get("ceiling", rate["median"])
 
 
-def _roofs(ceilings: dict[str, Any], low: float, high: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(lines, labels): a slanted roof a memory level, up to the highest compute roof; a flat roof a data type.
-
-    They span the flops per byte from `low` to `high`, and at least all points where a slanted roof meets the flat one.
-    """
+def _rates_and_peaks(ceilings: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     peaks = {
         f"{dtype} {kind}": ceiling(rate)
         for kind, key in (("GEMM", "gemm_flops_per_s"), ("FMA", "fma_flops_per_s"))
         for dtype, rate in (ceilings.get(key) or {}).items()
         if rate
     }
-    rates = {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}
+    return {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}, peaks
+
+
+def roofs(rates: dict[str, float], peaks: dict[str, float], low: float, high: float,
+          unit: str = "FLOP/s") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """(lines, labels): a slanted roof for each of `rates` in bytes/s, up to the highest of the flat ones, `peaks`.
+
+    They span the operations per byte from `low` to `high`, and at least all points where a slanted roof meets a flat
+    one; in units of 1e9 operations a second.
+    """
     ridges = [peak / rate for peak in peaks.values() for rate in rates.values()]
     low, high = min([low, *(ridge / 3 for ridge in ridges)]), max([high, *(ridge * 2 for ridge in ridges)])
     near, far = low * 1.04, high / 1.04  # plotly hides a label whose anchor is a rounding error outside the axes
@@ -127,9 +132,9 @@ def _roofs(ceilings: dict[str, Any], low: float, high: float) -> tuple[list[dict
         lines.append(_roof([low, right], [low * rate / 1e9, right * rate / 1e9]))
         labels.append(_label(f"{name} {si(rate, 'B/s')}", near, near * rate / 1e9, "left", "middle"))
     for kind, peak in peaks.items():
-        left = peak / max(rates.values())
+        left = peak / max(rates.values()) if rates else low
         lines.append(_roof([left, high], [peak / 1e9] * 2))
-        labels.append(_label(f"{kind} {si(peak, 'FLOP/s')}", far, peak / 1e9, "right", "bottom"))
+        labels.append(_label(f"{kind} {si(peak, unit)}", far, peak / 1e9, "right", "bottom"))
     return lines, labels
 
 
@@ -191,44 +196,3 @@ def _what_is_shown(ops: list[dict[str, Any]], shown: list[dict[str, Any]]) -> st
         " Slanted roofs are measured read bandwidths; the share of its ceiling that an op reaches is reckoned from its"
         " own mix of reads and writes."
     )
-
-
-def series(account: dict[str, Any]) -> Chart | None:
-    """What the sampler saw over the pass, one strip a column, all over the same seconds."""
-    measured = account["series"]
-    if not measured:
-        return None
-    names = [n for n, values in measured["columns"].items() if any(v is not None for v in values)]
-    if not names:
-        return None
-    order = ("cpu", "rss", "power", "gpu")
-    names.sort(key=lambda n: next((i for i, word in enumerate(order) if word in n), len(order)))
-    height, gap = 104, 34
-    total = len(names) * (height + gap)
-    data, layout = [], {"margin": {"t": 24, "b": 44}, "showlegend": False, "annotations": []}
-    for index, name in enumerate(names):
-        axis = "" if index == 0 else str(index + 1)
-        top = 1 - index * (height + gap) / total
-        unit = measured["units"].get(name, "")
-        data.append({
-            "type": "scatter", "mode": "lines", "x": measured["t_s"], "y": measured["columns"][name],
-            "xaxis": "x", "yaxis": f"y{axis}", "line": {"color": hue(index), "width": 1.5}, "connectgaps": False,
-            "fill": "tozeroy", "fillcolor": f"{hue(index)}/18",
-            "hovertemplate": f"%{{y:.3~s}} {plain(unit)} at %{{x:.2f}} s<extra></extra>",
-        })  # fmt: skip
-        layout[f"yaxis{axis}"] = {"domain": [max(0.0, top - height / total), top], "rangemode": "tozero", "nticks": 4}
-        layout["annotations"].append({
-            "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "bottom",
-            "showarrow": False, "text": plain(_title(name, unit)), "font": {"color": "--fg"},
-        })  # fmt: skip
-    last = "" if len(names) == 1 else str(len(names))
-    layout["xaxis"] = {"title": {"text": "seconds since run start"}, "anchor": f"y{last}"}
-    return {"views": {"series": {"data": data, "layout": layout}}, "height": total + 68}
-
-
-def _title(name: str, unit: str) -> str:
-    """What a column is called above its strip: "rss_mb" in MB is "rss, MB"."""
-    words = name.removesuffix("_per_s").split("_")
-    if len(words) > 1 and words[-1] == unit.lower():
-        words.pop()
-    return f"{' '.join(words)}, {unit}"

@@ -96,7 +96,7 @@ def ops(account: dict[str, Any]) -> Markup:
     """Every line of the account by op; the page sorts and filters it."""
     ledger = account["ledger"]
     rows = [_op(op, ledger["clock_s"], account) for op in ledger["ops"]]
-    return table(OP_COLUMNS, rows, class_="ops")
+    return table(OP_COLUMNS, rows, class_="ops long")
 
 
 def _op(op: dict[str, Any], clock_s: float, account: dict[str, Any]) -> list[object]:

@@ -1,0 +1,125 @@
+"""The page's section on power and energy: over time, gross and above idle, by phase and kernel, clocks, throttling."""
+
+from collections import defaultdict
+from typing import Any
+
+from perfsuite.report import kernels, strips, tables
+from perfsuite.report.charts import Chart
+from perfsuite.report.figures import percent, seconds, si, significant
+from perfsuite.report.markup import Markup, bar, draw, join, number, paragraph, table, tag, tile, tiles
+from perfsuite.report.optional import block, on_gpu
+from perfsuite.report.power_words import clock_range, clocks_of, per_watt, throttled, with_bound
+
+TOP_KERNELS = 15
+
+
+def power(account: dict[str, Any], drawn: dict[str, Chart]) -> list[Markup]:
+    """The section; sentences stand for what there is not."""
+    found = account["power"]
+    parts = clocks(found) if on_gpu(account) else []
+    shown = strips.sampled(account, lambda unit: unit in strips.SENSORS)
+    chart = []
+    if shown:
+        chart = [draw("power", strips.chart(account["series"]["t_s"], shown), drawn, "power and clocks over time")]
+    if not found["available"]:
+        return [paragraph(f"There is no power figure: {found['reason']}.", "absent"), *parts, *chart]
+    parts = [*tiles(_tiles(found)), *_method(found), *parts, *chart]
+    if found.get("phases"):
+        parts.append(tables.energy(found["phases"]))
+    if on_gpu(account):
+        parts += _kernels(account) + _gpm(found)
+    return parts
+
+
+def _tiles(found: dict[str, Any]) -> list[Markup]:
+    bound = f"± {si(found['bound_j'], 'J')}" if found["bound_j"] is not None else "its bound is not known"
+    shown = [tile("energy, gross", si(found["energy_j"], "J"), bound)]
+    if found.get("above_idle_j") is not None:
+        shown.append(tile("energy above idle", si(found["above_idle_j"], "J"), f"idle is {si(found['idle_w'], 'W')}"))
+    shown.append(tile("mean power", si(found["mean_w"], "W"), "over the clock"))
+    if per_watt(found):
+        shown.append(tile("work a joule", *_work(found["perf_per_watt"])))
+    return shown
+
+
+def _work(found: dict[str, Any]) -> tuple[str, str]:
+    flops = si(found["flops_per_j"], "FLOP/J") if found["flops_per_j"] is not None else ""
+    if found["samples_per_j"] is None:
+        return flops, "gross"
+    return si(found["samples_per_j"], "samples"), f"{flops}, gross".lstrip(", ")
+
+
+def _method(found: dict[str, Any]) -> list[Markup]:
+    said = f"Energy by {found['method']}." if found["method"] else ""
+    if found.get("above_idle_j") is not None:
+        said += f" Idle power: {found['idle_source']}."
+    elif "idle_w" in found:
+        said += f" Energy above idle is not known: {found['idle_source'] or 'no idle power was measured'}."
+    why = (found.get("perf_per_watt") or {}).get("reason")
+    if why:
+        said += f" Work a joule is not known: {why}."
+    return [paragraph(said.strip())] if said else []
+
+
+def clocks(found: dict[str, Any]) -> list[Markup]:
+    """Whether the GPU held its clocks back, and why."""
+    clocks = clocks_of(found)
+    if not clocks["available"]:
+        return [paragraph(f"Clocks and throttling are not known: {clocks['reason']}.", "absent")]
+    loud, range_ = throttled(found), clock_range(found)
+    aside = f"SM clock {range_}." if range_ else "The SM clock was not read."
+    if loud:
+        said = join([tag("strong", "Throttled: "), f"{loud}. {aside} Its times are not those of the full clock."])
+        rows = [[r["name"], seconds(r["time_s"]), percent(r["share"]), bar(r["share"], "var(--bad)")]
+                for r in clocks["reasons"]]  # fmt: skip
+        columns = [("clocks held back by", False), ("time", True), ("share", True), ("", False)]
+        return [paragraph(said, "warning"), *([table(columns, rows)] if rows else [])]
+    verdict = {False: "Not throttled.", None: "Whether the run was throttled is not known."}[clocks["throttled"]]
+    return [paragraph(f"{verdict} {aside}")]
+
+
+def _kernels(account: dict[str, Any]) -> list[Markup]:
+    found = account["power"]
+    rows = [k for k in block(account, "ledger").get("kernels", []) if k["joules"] is not None]
+    if not found.get("kernels_available") or not rows:
+        reason = found.get("kernels_reason") or "no kernel was recorded"
+        return [paragraph(f"Energy was not split by kernel: {reason}.", "absent")]
+    groups: defaultdict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["name"], kernels.launched_by(row)].append(row)
+    lines = sorted(groups.items(), key=lambda item: -sum(k["joules"] for k in item[1]))
+    table_rows = []
+    for (name, op), mine in lines[:TOP_KERNELS]:
+        joules, time_s = sum(k["joules"] for k in mine), sum(k["share_s"] for k in mine)
+        bounds = [k["bound_j"] for k in mine]
+        bound = None if None in bounds else sum(bounds)
+        share = joules / found["energy_j"] if found["energy_j"] else None
+        mean = joules / time_s if time_s else None
+        table_rows.append([
+            kernels.name(name), op or "-", seconds(time_s), with_bound(joules, bound), percent(share),
+            bar(share, "var(--hue-2)"), number(mean, si(mean, "W"), "it took no time"),
+        ])  # fmt: skip
+    columns = [("kernel", False), ("op", False), ("time", True), ("energy", True), ("of the run", True), ("", False),
+               ("mean power", True)]  # fmt: skip
+    rest = len(lines) - len(table_rows)
+    more = f" The {TOP_KERNELS} largest; the other {rest} are in the table of kernels." if rest > 0 else ""
+    return [
+        paragraph(f"By kernel, from the power sampled while each was running.{more}"),
+        table(columns, table_rows),
+    ]
+
+
+def _gpm(found: dict[str, Any]) -> list[Markup]:
+    means = {name: value for name, value in (found.get("gpm") or {}).items() if value is not None}
+    if not means:
+        return []
+    said = ", ".join(f"{_gpm_name(name)} {_gpm_value(name, value)}" for name, value in means.items())
+    return [paragraph(f"Means of the driver's own monitor (GPM) beside the power: {said}.")]
+
+
+def _gpm_name(name: str) -> str:
+    return name.removesuffix("_per_s").removesuffix("_bytes").removesuffix("_share").replace("_", " ")
+
+
+def _gpm_value(name: str, value: float) -> str:
+    return percent(value) if name.endswith("_share") else si(value, "B/s") if "bytes" in name else significant(value)
