@@ -49,6 +49,7 @@ IDLE = {  # share of the clock by phase, for each of CAUSES
     "evaluation": (0.001, 0.017, 0.002, 0.004, 0.006), "other": (0.0, 0.001, 0.0, 0.0, 0.009), "": (0, 0, 0, 0, 0.004),
 }  # fmt: skip
 IDLE_W, BUSY_W = 71.3, 512.0
+RESIDUAL_S = 0.00056
 
 
 def on_gpu(made: dict[str, Any]) -> dict[str, Any]:
@@ -59,7 +60,7 @@ def on_gpu(made: dict[str, Any]) -> dict[str, Any]:
         for phase, shares in IDLE.items() for cause, share in zip(CAUSES, shares, strict=True) if share
     ]  # fmt: skip
     idle_s = sum(row["time_s"] for row in idle)
-    busy_s = clock_s - idle_s
+    busy_s = clock_s - idle_s - RESIDUAL_S
     made["device"] = "cuda"
     made["ledger"]["kernels"] = kernels = _kernels(clock_s, busy_s)
     made["ledger"]["device"] = _device(clock_s, busy_s, idle, kernels)
@@ -192,8 +193,8 @@ def _device(clock_s: float, busy_s: float, idle: list[dict[str, Any]], kernels: 
     return {
         "available": True, "reason": None,
         "devices": [{
-            "device": 0, "clock_s": clock_s, "busy_s": busy_s, "idle_s": idle_s, "residual_s": 0.00056,
-            "residual_share": 0.00056 / clock_s, "overlap_s": sum(k["time_s"] - k["share_s"] for k in kernels),
+            "device": 0, "clock_s": clock_s, "busy_s": busy_s, "idle_s": idle_s, "residual_s": RESIDUAL_S,
+            "residual_share": RESIDUAL_S / clock_s, "overlap_s": sum(k["time_s"] - k["share_s"] for k in kernels),
             "idle": idle,
             "busy": [{"phase": phase, "time_s": time_s, "share": time_s / clock_s} for phase, time_s in busy],
             "gaps": [{"up_to_s": up_to, "count": n, "time_s": share * idle_s} for up_to, n, share in shares],
@@ -234,7 +235,8 @@ def _counters(clock_s: float, busy_s: float, kernels: list[dict[str, Any]]) -> d
               hit: float | None) -> dict[str, Any]:  # fmt: skip
         return {"name": name, "read_bytes": read, "write_bytes": write, "bytes": total,
                 "bandwidth_bytes_per_s": total / clock_s, "busy_bandwidth_bytes_per_s": total / busy_s,
-                "share_of_ceiling": ceiling and total / clock_s / ceiling, "hit_share": hit}  # fmt: skip
+                "ceiling_bytes_per_s": ceiling,
+                "share_of_ceiling": ceiling and total / busy_s / ceiling, "hit_share": hit}  # fmt: skip
 
     t = [clock_s * (i + 0.5) / 300 for i in range(300)]
     wave = [0.55 + 0.3 * math.sin(6 * s) + rng.gauss(0, 0.04) if s % 1.4 < 1.2 else 0.05 for s in t]
@@ -254,14 +256,14 @@ def _counters(clock_s: float, busy_s: float, kernels: list[dict[str, Any]]) -> d
         "series": {
             "t_s": t,
             "columns": {
-                "dram_read_bytes": [2.2e12 * w for w in wave], "dram_write_bytes": [1.1e12 * w for w in wave],
-                "l2_bytes": [5.1e12 * w for w in wave],
+                "dram_read_bytes_per_s": [2.2e12 * w for w in wave], "dram_write_bytes_per_s": [1.1e12 * w for w in wave],
+                "l2_bytes_per_s": [5.1e12 * w for w in wave],
                 "l2_hit_share": [0.5 + 0.1 * w if w > 0.1 else None for w in wave],
                 "sm_active_share": [min(1, 1.1 * w) for w in wave], "tensor_active_share": [0.5 * w for w in wave],
-                "pcie_read_bytes": [4e9 if w < 0.1 else 2e8 for w in wave],
+                "pcie_read_bytes_per_s": [4e9 if w < 0.1 else 2e8 for w in wave],
             },
-            "units": {"dram_read_bytes": "B/s", "dram_write_bytes": "B/s", "l2_bytes": "B/s", "l2_hit_share": "share",
-                      "sm_active_share": "share", "tensor_active_share": "share", "pcie_read_bytes": "B/s"},
+            "units": {"dram_read_bytes_per_s": "B/s", "dram_write_bytes_per_s": "B/s", "l2_bytes_per_s": "B/s", "l2_hit_share": "share",
+                      "sm_active_share": "share", "tensor_active_share": "share", "pcie_read_bytes_per_s": "B/s"},
         },
         "byte_counts": [
             {"phase": p["phase"], "sampled_bytes": p["dram_read_bytes"] + p["dram_write_bytes"],

@@ -117,11 +117,11 @@ def _rates_and_peaks(ceilings: dict[str, Any]) -> tuple[dict[str, float], dict[s
 
 
 def roofs(rates: dict[str, float], peaks: dict[str, float], low: float, high: float,
-          unit: str = "FLOP/s") -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+          unit: str = "FLOP/s", scale: float = 1e9) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
     """(lines, labels): a slanted roof for each of `rates` in bytes/s, up to the highest of the flat ones, `peaks`.
 
     They span the operations per byte from `low` to `high`, and at least all points where a slanted roof meets a flat
-    one; in units of 1e9 operations a second.
+    one; in units of `scale` operations a second.
     """
     ridges = [peak / rate for peak in peaks.values() for rate in rates.values()]
     low, high = min([low, *(ridge / 3 for ridge in ridges)]), max([high, *(ridge * 2 for ridge in ridges)])
@@ -129,12 +129,12 @@ def roofs(rates: dict[str, float], peaks: dict[str, float], low: float, high: fl
     lines, labels = [], []
     for name, rate in rates.items():
         right = max(peaks.values()) / rate if peaks else high
-        lines.append(_roof([low, right], [low * rate / 1e9, right * rate / 1e9]))
-        labels.append(_label(f"{name} {si(rate, 'B/s')}", near, near * rate / 1e9, "left", "middle"))
+        lines.append(_roof([low, right], [low * rate / scale, right * rate / scale]))
+        labels.append(_label(f"{name} {si(rate, 'B/s')}", near, near * rate / scale, "left", "middle"))
     for kind, peak in peaks.items():
         left = peak / max(rates.values()) if rates else low
-        lines.append(_roof([left, high], [peak / 1e9] * 2))
-        labels.append(_label(f"{kind} {si(peak, unit)}", far, peak / 1e9, "right", "bottom"))
+        lines.append(_roof([left, high], [peak / scale] * 2))
+        labels.append(_label(f"{kind} {si(peak, unit)}", far, peak / scale, "right", "bottom"))
     return lines, labels
 
 

@@ -138,7 +138,7 @@ def _facts(account: dict[str, Any], score: dict[str, Any] | None) -> list[Markup
         found.append(tile("runs that reached it", reached, "each with a seed of its own"))
     utilisation = mfu.figures(account)
     if utilisation:
-        found.append(tile("model FLOPs utilisation", *utilisation))
+        found.append(tile("MFU (model FLOPs)", *utilisation))
     energy, overhead = account["power"], account["overhead"]
     if energy["available"]:
         bound = f"± {si(energy['bound_j'], 'J')}, " if energy["bound_j"] is not None else ""

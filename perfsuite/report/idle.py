@@ -69,7 +69,13 @@ def _clock(device: dict[str, Any], causes: list[str], times: dict[tuple[str, str
 
     def line(name: object, time_s: float, colour: str | None, said: str) -> list[object]:
         share = time_s / clock if clock else None
-        return [name, figures.in_seconds(time_s, clock), percent(share), bar(share, colour) if colour else "", said]
+        return [
+            name,
+            figures.in_seconds(time_s, clock),
+            percent(share),
+            bar(share, colour) if colour else "",
+            tag("div", said, class_="note"),
+        ]
 
     overlap = device["overlap_s"]
     beside = f"and {seconds(overlap)} more of work that ran beside other work" if overlap else ""
@@ -151,12 +157,18 @@ def _gaps(gaps: list[dict[str, Any]]) -> Chart:
 
 
 def gap_label(gaps: list[dict[str, Any]], index: int) -> str:
-    """The lengths of the gaps of this row: "10.0 µs to 100 µs"."""
+    """The lengths of the gaps of this row: "10 µs to 100 µs"."""
     above = gaps[index - 1]["up_to_s"] if index else None
     up_to = gaps[index]["up_to_s"]
     if up_to is None:
-        return "any length" if above is None else f"above {seconds(above)}"
-    return f"up to {seconds(up_to)}" if above is None else f"{seconds(above)} to {seconds(up_to)}"
+        return "any length" if above is None else f"above {_length(above)}"
+    return f"up to {_length(up_to)}" if above is None else f"{_length(above)} to {_length(up_to)}"
+
+
+def _length(value_s: float) -> str:
+    """A round length without the zeros that measured figures have."""
+    scale, unit = next((s, u) for s, u in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"), (0.0, "ns")) if value_s >= s)
+    return f"{value_s / (scale or 1e-9):g} {unit}"
 
 
 def _host_side(ledger: dict[str, Any]) -> list[Markup]:

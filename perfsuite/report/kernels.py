@@ -13,6 +13,7 @@ COLUMNS = [
     ("each", True), ("DRAM or copied", True), ("L2", True), ("joules", True), ("launch", False),
 ]  # fmt: skip
 NAME_WIDTH = 56
+"""Of a kernel, in characters."""
 
 
 def kernels(account: dict[str, Any]) -> list[Markup]:
@@ -80,10 +81,10 @@ def _no_counter(row: dict[str, Any], account: dict[str, Any]) -> str:
     return replay.get("reason") or counters["reason"] or "there was no counters pass"
 
 
-def name(full: str, copy: dict[str, Any] | None = None) -> Markup:
+def name(full: str, copy: dict[str, Any] | None = None, width: int = NAME_WIDTH) -> Markup:
     """A kernel's name, shortened, with all of it where it is pointed at."""
     aside = {True: " pinned", False: " pageable", None: ""}[copy["pinned"]] if copy else ""
-    return tag("code", join([names.kernel(full, NAME_WIDTH), tag("small", aside) if aside else ""]), title=full)
+    return tag("code", join([names.kernel(full, width), tag("small", aside) if aside else ""]), title=full)
 
 
 def _launch(row: dict[str, Any]) -> Cell:

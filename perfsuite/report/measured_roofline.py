@@ -5,7 +5,9 @@ from typing import Any
 from perfsuite.report import charts, names
 from perfsuite.report.charts import Chart, hue, plain
 from perfsuite.report.figures import si, significant
-from perfsuite.report.markup import Markup, draw, paragraph
+from perfsuite.report.markup import Markup, draw, paragraph, tag
+
+_TITLE = tag("h3", "Roofline of measured bytes")
 
 
 def section(account: dict[str, Any], counters: dict[str, Any], drawn: dict[str, Chart]) -> list[Markup]:
@@ -14,12 +16,12 @@ def section(account: dict[str, Any], counters: dict[str, Any], drawn: dict[str, 
     if not rows:
         replay = counters.get("replay") or {}
         reason = replay.get("reason") or "bytes and tensor operations are known together for no kernel"
-        return [paragraph(f"There is no roofline of measured bytes: {reason}.", "absent")]
+        return [_TITLE, paragraph(f"There is no roofline of measured bytes: {reason}.", "absent")]
     said = (
         "Kernels by what the counters saw, not by a model: each has a mark at every level, at its operations for each "
         "byte that passed there. The nearer a mark is to the roof of its own level, the more that level limits it."
     )
-    return [paragraph(said), draw("measured-roofline", _chart(account, counters, rows), drawn,
+    return [_TITLE, paragraph(said), draw("measured-roofline", _chart(account, counters, rows), drawn,
                                   "kernels under the roofs of this device, by measured bytes")]  # fmt: skip
 
 
@@ -27,18 +29,18 @@ def _chart(account: dict[str, Any], counters: dict[str, Any], rows: list[dict[st
     levels = list(dict.fromkeys(row["level"] for row in rows))
     intensities = [row["intensity_ops_per_byte"] for row in rows]
     rates, peaks = _ceilings(account, counters, levels)
-    data, labels = charts.roofs(rates, peaks, min(intensities) / 8, max(intensities) * 4, "op/s")
+    data, labels = charts.roofs(rates, peaks, min(intensities) / 8, max(intensities) * 4, "op/s", 1e12)
     for index, level in enumerate(levels):
         mine = [row for row in rows if row["level"] == level]
         data.append({
             "type": "scatter", "mode": "markers", "name": plain(f"at {level}"),
-            "x": [row["intensity_ops_per_byte"] for row in mine], "y": [row["ops_per_s"] / 1e9 for row in mine],
+            "x": [row["intensity_ops_per_byte"] for row in mine], "y": [row["ops_per_s"] / 1e12 for row in mine],
             "marker": {"color": hue(index), "opacity": 0.8, "size": 10, "line": {"color": "--card", "width": 1}},
             "customdata": [_hover(row) for row in mine], "hovertemplate": "%{customdata}<extra></extra>",
         })  # fmt: skip
     layout = {
         "xaxis": {"type": "log", "title": {"text": "measured intensity, operations per byte"}, "dtick": 1},
-        "yaxis": {"type": "log", "title": {"text": "10⁹ operations/s"}, "dtick": 1},
+        "yaxis": {"type": "log", "title": {"text": "10¹² operations/s"}},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}, "margin": {"t": 40, "r": 16},
         "hovermode": "closest", "annotations": labels,
     }  # fmt: skip
@@ -51,9 +53,9 @@ def _ceilings(account: dict[str, Any], counters: dict[str, Any],
     mfu = account.get("mfu") or {}
     peak = mfu.get("peak_flops_per_s")
     rates = {
-        level["name"]: level["bandwidth_bytes_per_s"] / level["share_of_ceiling"]
+        level["name"]: level["ceiling_bytes_per_s"]
         for level in counters["levels"]
-        if level["name"] in levels and level["share_of_ceiling"]
+        if level["name"] in levels and level["ceiling_bytes_per_s"]
     }
     return rates, {f"{mfu['dtype']} GEMM": peak} if peak else {}
 

@@ -5,37 +5,45 @@ from typing import Any
 from perfsuite.report import measured_roofline, strips
 from perfsuite.report.charts import Chart
 from perfsuite.report.figures import percent, seconds, si
-from perfsuite.report.markup import Markup, bar, draw, number, paragraph, table
+from perfsuite.report.markup import Markup, bar, draw, number, paragraph, table, tag
 from perfsuite.report.optional import block
 from perfsuite.report.strips import Strip
 
 _STRIPS = (  # title, and the column behind each line
-    ("DRAM", {"read": "dram_read_bytes", "written": "dram_write_bytes"}),
-    ("L2", {"": "l2_bytes"}),
-    ("L1", {"moved": "l1_bytes", "hit": "l1_hit_bytes"}),
+    ("DRAM", {"": "dram_bytes_per_s", "read": "dram_read_bytes_per_s", "written": "dram_write_bytes_per_s"}),
+    ("L2", {"": "l2_bytes_per_s"}),
+    ("L1", {"moved": "l1_bytes_per_s", "hit": "l1_hit_bytes_per_s"}),
     ("hit share", {"L2": "l2_hit_share"}),
     ("active", {"SM": "sm_active_share", "tensor cores": "tensor_active_share", "GPU": "gr_active_share"}),
-    ("PCIe", {"read": "pcie_read_bytes", "written": "pcie_write_bytes"}),
-    ("NVLink", {"received": "nvlink_rx_bytes", "sent": "nvlink_tx_bytes"}),
+    ("PCIe", {"read": "pcie_read_bytes_per_s", "written": "pcie_write_bytes_per_s"}),
+    ("NVLink", {"received": "nvlink_rx_bytes_per_s", "sent": "nvlink_tx_bytes_per_s"}),
 )
+_COUNTS = tag("h3", "Three counts of DRAM bytes")
 
 
 def memory_system(account: dict[str, Any], drawn: dict[str, Chart]) -> list[Markup]:
     """The section, or why there is none."""
     counters = block(account, "memory", "counters")
+    parts = _sampled(counters, drawn)
+    if not counters["available"] and not (counters.get("replay") or {}).get("available"):
+        return parts
+    parts += [*measured_roofline.section(account, counters, drawn), *_byte_counts(counters)]
+    return parts + [paragraph(note, "absent") for note in counters.get("notes") or []]
+
+
+def _sampled(counters: dict[str, Any], drawn: dict[str, Chart]) -> list[Markup]:
+    """What was sampled over a run: levels, their traffic over time, phases."""
     if not counters["available"]:
-        return [paragraph(f"The memory system was not counted: {counters['reason']}.", "absent")]
+        return [paragraph(f"The memory system was not sampled: {counters['reason']}.", "absent")]
     parts = [paragraph(_how(counters))]
     parts += [levels(counters["levels"])] if counters["levels"] else []
-    shown = over_time(counters.get("series"))
+    shown = over_time(counters["series"])
     if shown:
         parts.append(draw("memory-system", strips.chart(counters["series"]["t_s"], shown), drawn,
                           "traffic of the levels of the memory system over time"))  # fmt: skip
     else:
         parts.append(paragraph("There is no series over time: no counter has two samples.", "absent"))
-    parts += [_phases(counters["phases"])] if counters["phases"] else []
-    parts += measured_roofline.section(account, counters, drawn)
-    return parts + _byte_counts(counters)
+    return parts + ([tag("h3", "By phase"), _phases(counters["phases"])] if counters["phases"] else [])
 
 
 def _how(counters: dict[str, Any]) -> str:
@@ -48,7 +56,7 @@ def _how(counters: dict[str, Any]) -> str:
 
 
 def levels(found: list[dict[str, Any]]) -> Markup:
-    """What moved at each level, how fast, and how that stands to the measured bandwidth."""
+    """What moved at each level, how fast, and how its rate while busy stands to the measured bandwidth."""
     no_split, no_ceiling = "counted together", "no bandwidth of this level was measured on this machine"
     rows = [
         [
@@ -59,6 +67,7 @@ def levels(found: list[dict[str, Any]]) -> Markup:
             number(level["bandwidth_bytes_per_s"], si(level["bandwidth_bytes_per_s"], "B/s"), "not counted"),
             number(level["busy_bandwidth_bytes_per_s"], si(level["busy_bandwidth_bytes_per_s"], "B/s"),
                    "it is not known when the device was busy"),
+            number(level["ceiling_bytes_per_s"], si(level["ceiling_bytes_per_s"], "B/s"), no_ceiling),
             number(level["share_of_ceiling"], percent(level["share_of_ceiling"]), no_ceiling),
             bar(level["share_of_ceiling"], "var(--hue-2)"),
             number(level["hit_share"], percent(level["hit_share"]), "not a cache, or not counted"),
@@ -66,14 +75,14 @@ def levels(found: list[dict[str, Any]]) -> Markup:
         for level in found
     ]  # fmt: skip
     columns = [("level", False), ("moved", True), ("read", True), ("written", True), ("over the clock", True),
-               ("while busy", True), ("of ceiling", True), ("", False), ("hits", True)]  # fmt: skip
+               ("while busy", True), ("ceiling", True), ("of ceiling", True), ("", False), ("hits", True)]  # fmt: skip
     return table(columns, rows)
 
 
-def over_time(series: dict[str, Any] | None) -> list[Strip]:
+def over_time(series: dict[str, Any]) -> list[Strip]:
     """A strip for each level of which something was counted."""
     found = []
-    for title, lines in _STRIPS if series and len(series["t_s"]) > 1 else ():
+    for title, lines in _STRIPS if len(series["t_s"]) > 1 else ():
         read = {
             name: series["columns"][column]
             for name, column in lines.items()
@@ -102,7 +111,7 @@ def _phases(phases: list[dict[str, Any]]) -> Markup:
 
 def _byte_counts(counters: dict[str, Any]) -> list[Markup]:
     if not counters.get("byte_counts"):
-        return [paragraph("The byte counts cannot be compared: none was made by phase.", "absent")]
+        return [_COUNTS, paragraph("The byte counts cannot be compared: none was made by phase.", "absent")]
     said = (
         "DRAM bytes counted three ways that know nothing of each other: sampled over the run, replayed kernel by "
         "kernel and scaled to all calls, and modelled from the shapes of the ops."
@@ -121,4 +130,4 @@ def _byte_counts(counters: dict[str, Any]) -> list[Markup]:
         rows.append([row["phase"] or "in no phase", *cells, *to_sampled])
     columns = [("phase", False), ("sampled", True), ("replayed", True), ("modelled", True),
                ("replayed / sampled", True), ("modelled / sampled", True)]  # fmt: skip
-    return [paragraph(said), table(columns, rows)]
+    return [_COUNTS, paragraph(said), table(columns, rows)]

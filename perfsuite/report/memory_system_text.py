@@ -12,7 +12,9 @@ from perfsuite.report.figures import count, percent, seconds, si
 def levels(counters: dict[str, Any]) -> RenderableType:
     """Levels and byte counts; one line where nothing was counted."""
     if not counters["available"]:
-        return Text(f"not counted: {counters['reason']}", style="dim")
+        text = Text(f"not sampled: {counters['reason']}", style="dim")
+        replayed = (counters.get("replay") or {}).get("available")
+        return Group(text, _byte_counts(counters)) if replayed else text
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("level", overflow="fold")
     for name in ("moved", "over the clock", "while busy", "of ceiling", "hits"):
@@ -30,13 +32,14 @@ def _byte_counts(counters: dict[str, Any]) -> Text:
     rows = counters.get("byte_counts") or []
     said = []
     for key in ("sampled", "replayed", "modelled"):
-        known = [row for row in rows if row[f"{key}_bytes"] is not None and row["sampled_bytes"]]
-        if not known:
-            said.append(f"{key} not known")
-            continue
-        mine, sampled = (sum(row[k] for row in known) for k in (f"{key}_bytes", "sampled_bytes"))
-        aside = "" if key == "sampled" else f" ({mine / sampled:.2f} x sampled in the same phases)"
-        said.append(f"{key} {si(mine, 'B')}{aside}")
+        known = [row[f"{key}_bytes"] for row in rows if row[f"{key}_bytes"] is not None]
+        both = [(row[f"{key}_bytes"], row["sampled_bytes"]) for row in rows
+                if row[f"{key}_bytes"] is not None and row["sampled_bytes"]]  # fmt: skip
+        aside = ""
+        if both and key != "sampled":
+            mine, sampled = map(sum, zip(*both, strict=True))
+            aside = f" ({mine / sampled:.2f} x sampled in the same phases)"
+        said.append(f"{key} {si(sum(known), 'B')}{aside}" if known else f"{key} not known")
     return Text("DRAM bytes: " + ", ".join(said))
 
 

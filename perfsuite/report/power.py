@@ -96,7 +96,7 @@ def _kernels(account: dict[str, Any]) -> list[Markup]:
         share = joules / found["energy_j"] if found["energy_j"] else None
         mean = joules / time_s if time_s else None
         table_rows.append([
-            kernels.name(name), op or "-", seconds(time_s), with_bound(joules, bound), percent(share),
+            kernels.name(name, width=40), op or "-", seconds(time_s), with_bound(joules, bound), percent(share),
             bar(share, "var(--hue-2)"), number(mean, si(mean, "W"), "it took no time"),
         ])  # fmt: skip
     columns = [("kernel", False), ("op", False), ("time", True), ("energy", True), ("of the run", True), ("", False),
