@@ -333,7 +333,7 @@ def _op(phase: str, kind: tuple[str, str, str], module: str, seconds: float, cal
         "name": name, "direction": direction, "impl": "eager" if name == "cross_entropy" else "",
         "op": "cross_entropy" if name == "cross_entropy" else "", "module": module,
         "shape": "f32[1024,128] f32[128,384] -> f32[1024,384]", "phase": phase,
-        "thread": "clock", "calls": calls, "self_time_s": seconds,
+        "thread": "clock", "calls": calls, "self_time_s": seconds, "device_time_s": None, "work_time_s": seconds,
         "bytes": seconds * flops_per_s / intensity, "flops": seconds * flops_per_s,
         "bound": "compute" if sort == "gemm" else "memory", "share_of_ceiling": rate,
         "gbytes_per_s": flops_per_s / intensity / 1e9, "gflops_per_s": flops_per_s / 1e9, "level": level,

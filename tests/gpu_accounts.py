@@ -48,6 +48,16 @@ IDLE = {  # share of the clock by phase, for each of CAUSES
     "backward": (0.012, 0.0, 0.0, 0.017, 0.003), "optimizer": (0.004, 0.013, 0.0, 0.008, 0.002),
     "evaluation": (0.001, 0.017, 0.002, 0.004, 0.006), "other": (0.0, 0.001, 0.0, 0.0, 0.009), "": (0, 0, 0, 0, 0.004),
 }  # fmt: skip
+CEILINGS = {
+    "index": 0, "name": "H100 (synthetic)", "reason": None,
+    "levels": [
+        {"name": name, "capacity_bytes": size, "latency_ns": {"median": ns, "lo": ns, "hi": ns, "ceiling": ns},
+         **{f"{kernel}_bytes_per_s": {"median": rate, "lo": 0.98 * rate, "hi": rate, "ceiling": rate}
+            for kernel in ("read", "write", "copy")}}
+        for name, size, rate, ns in (("L2", 50 * 2**20, 7.6e12, 170), ("HBM", None, 3.02e12, 560))
+    ],
+    "gemm_flops_per_s": {"bfloat16": {"median": 780e12, "lo": 775e12, "hi": 792e12, "ceiling": 792e12}},
+}  # fmt: skip
 IDLE_W, BUSY_W = 71.3, 512.0
 RESIDUAL_S = 0.00056
 
@@ -66,6 +76,8 @@ def on_gpu(made: dict[str, Any]) -> dict[str, Any]:
     made["ledger"]["device"] = _device(clock_s, busy_s, idle, kernels)
     made["ledger"]["checks"].append({"name": "device busy + idle = clock within 0.1 %", "ok": True,
                                      "detail": "device 0: 0.004 % apart"})  # fmt: skip
+    made["machine"]["ceilings"]["gpus"] = [CEILINGS]
+    _ops(made["ledger"]["ops"], kernels)
     made["memory"]["gpu"] = _memory(kernels)
     made["memory"]["counters"] = _counters(clock_s, busy_s, kernels)
     made["mfu"] = {
@@ -121,8 +133,14 @@ def without_recorder(made: dict[str, Any]) -> dict[str, Any]:
     made["ledger"]["checks"].pop()
     made["memory"]["counters"] = {"available": False, "reason": "PM sampling is not possible on this chip"}
     made["memory"]["gpu"] = {"available": False, "reason": "the allocator keeps no history"}
+    made["mfu"] |= {"available": False, "reason": "no peak of bf16 was measured on this GPU", "mfu": None}
     made["power"] = {"available": False, "reason": "no power sensor (gpu: NVML refuses)", "energy_j": None,
                      "bound_j": None, "mean_w": None, "method": None, "phases": []}  # fmt: skip
+    made["machine"]["ceilings"]["gpus"] = [{"index": 0, "reason": "the GPU was in use"}]
+    for op in made["ledger"]["ops"]:
+        op |= dict.fromkeys(
+            ("device_time_s", "work_time_s", "bound", "share_of_ceiling", "gbytes_per_s", "gflops_per_s")
+        )
     return made
 
 
@@ -241,10 +259,15 @@ def _counters(clock_s: float, busy_s: float, kernels: list[dict[str, Any]]) -> d
     t = [clock_s * (i + 0.5) / 300 for i in range(300)]
     wave = [0.55 + 0.3 * math.sin(6 * s) + rng.gauss(0, 0.04) if s % 1.4 < 1.2 else 0.05 for s in t]
     roofline = [
-        {"kernel": k["name"], "op": k["aten"], "level": name, "intensity_ops_per_byte": k["tensor_ops"] / k[key],
-         "ops_per_s": k["tensor_ops"] / k["time_s"], "ceiling": 792e12}
-        for k in kernels if k["tensor_ops"] for name, key in (("DRAM", "bytes"), ("L2", "l2_bytes"))
+        {"kernel": k["name"], "op": k["aten"], "phase": k["phase"], "level": name, "time_s": k["time_s"],
+         "bytes": k[key], "operations": k["tensor_ops"], "intensity_ops_per_byte": k["tensor_ops"] / k[key],
+         "ops_per_s": k["tensor_ops"] / k["time_s"], "bandwidth_bytes_per_s": rate, "peak_ops_per_s": 792e12,
+         "ceiling_ops_per_s": min(792e12, rate * k["tensor_ops"] / k[key])}
+        for k in kernels if k["tensor_ops"]
+        for name, key, rate in (("DRAM", "bytes", 3.02e12), ("L2", "l2_bytes", 7.6e12))
     ]  # fmt: skip
+    counts = [_byte_count(p["phase"], p["dram_read_bytes"] + p["dram_write_bytes"]) for p in phases]
+    counts.append(_byte_count("total", sum(row["sampled_bytes"] for row in counts)))
     return {
         "available": True, "reason": None, "interval_s": 1e-3, "set": "memory",
         "columns": ["dram_read_bytes", "dram_write_bytes", "l2_bytes", "l2_hit_share", "sm_active_share",
@@ -256,24 +279,41 @@ def _counters(clock_s: float, busy_s: float, kernels: list[dict[str, Any]]) -> d
         "series": {
             "t_s": t,
             "columns": {
-                "dram_read_bytes_per_s": [2.2e12 * w for w in wave], "dram_write_bytes_per_s": [1.1e12 * w for w in wave],
+                "dram_read_bytes_per_s": [2.2e12 * w for w in wave],
+                "dram_write_bytes_per_s": [1.1e12 * w for w in wave],
                 "l2_bytes_per_s": [5.1e12 * w for w in wave],
                 "l2_hit_share": [0.5 + 0.1 * w if w > 0.1 else None for w in wave],
                 "sm_active_share": [min(1, 1.1 * w) for w in wave], "tensor_active_share": [0.5 * w for w in wave],
                 "pcie_read_bytes_per_s": [4e9 if w < 0.1 else 2e8 for w in wave],
             },
-            "units": {"dram_read_bytes_per_s": "B/s", "dram_write_bytes_per_s": "B/s", "l2_bytes_per_s": "B/s", "l2_hit_share": "share",
-                      "sm_active_share": "share", "tensor_active_share": "share", "pcie_read_bytes_per_s": "B/s"},
+            "units": {
+                **dict.fromkeys(("dram_read_bytes_per_s", "dram_write_bytes_per_s", "l2_bytes_per_s",
+                                 "pcie_read_bytes_per_s"), "B/s"),
+                **dict.fromkeys(("l2_hit_share", "sm_active_share", "tensor_active_share"), "share"),
+            },
         },
-        "byte_counts": [
-            {"phase": p["phase"], "sampled_bytes": p["dram_read_bytes"] + p["dram_write_bytes"],
-             "replayed_bytes": 1.02 * (p["dram_read_bytes"] + p["dram_write_bytes"]) if p["l2_bytes"] else None,
-             "modelled_bytes": 0.93 * (p["dram_read_bytes"] + p["dram_write_bytes"]) if p["l2_bytes"] else None}
-            for p in phases
-        ],
+        "byte_counts": counts, "notes": ["the sampler's buffer overflowed 2 times"],
         "roofline": roofline,
         "replay": {"available": True, "reason": None, "passes": 6, "steps": 3},
     }  # fmt: skip
+
+
+def _byte_count(phase: str, sampled: float) -> dict[str, Any]:
+    reason = None if sampled else "no kernel ran"
+    return {"phase": phase, "sampled_bytes": sampled, "sampled_reason": None,
+            "replayed_bytes": 1.02 * sampled if sampled else None, "replayed_reason": reason,
+            "modelled_bytes": 0.93 * sampled if sampled else None, "modelled_reason": reason}  # fmt: skip
+
+
+def _ops(ops: list[dict[str, Any]], kernels: list[dict[str, Any]]) -> None:
+    """Device times: all that ops launched, in proportion to their times on the host."""
+    launched = sum(kernel["share_s"] for kernel in kernels if kernel["aten"])
+    scale = launched / sum(op["self_time_s"] for op in ops)
+    for op in ops:
+        op["device_time_s"] = op["work_time_s"] = scale * op["self_time_s"]
+        for key in ("bytes", "flops", "gbytes_per_s", "gflops_per_s"):
+            op[key] = op[key] and 2000 * op[key]
+        op["level"] = op["level"] and {"L2": "L2"}.get(op["level"], "HBM")
 
 
 def _power(clock_s: float, busy_s: float) -> dict[str, Any]:

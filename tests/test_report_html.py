@@ -77,7 +77,8 @@ return out;
 """
 
 ALL_CHARTS = {"convergence", "icicle", "roofline", "series"}
-CHARTS = {"watched": {"icicle"}, "unfinished": set(), **dict.fromkeys(("with_power", "hostile"), ALL_CHARTS | {"power"})}
+CHARTS = {"watched": {"icicle"}, "unfinished": set(),
+          **dict.fromkeys(("with_power", "hostile"), ALL_CHARTS | {"power"})}  # fmt: skip
 WIDE, NARROW = 1280, 400
 KINDS = ("run_account", "not_converged", "with_power", "watched", "unfinished", "hostile")
 

@@ -9,8 +9,9 @@ import html
 import math
 from typing import Any
 
-from perfsuite.report import figures
+from perfsuite.report import figures, op_times
 from perfsuite.report.figures import count, percent, seconds, si
+from perfsuite.report.optional import on_gpu
 
 Chart = dict[str, Any]
 PALETTE = 8
@@ -79,13 +80,15 @@ def _convergence_view(runs: list[dict], target: dict | None, key: str, x_title: 
 
 def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
     """The hierarchical roofline of the pass, and a sentence that says what is and what is not on it."""
-    ceilings = account["machine"]["ceilings"]
+    ceilings, reason = ceilings_of(account)
     if not ceilings:
-        return None, f"No roofline: this machine has no measured ceilings ({account['machine']['ceilings_reason']})."
+        return None, f"No roofline: {reason}."
     ops = account["ledger"]["ops"] if account["ledger"] else []
     if not ops:
         return None, "No roofline: no op was recorded in this pass."
-    placed = [op for op in ops if op["bytes"] and op["flops"] and op["self_time_s"]]
+    if all(op["work_time_s"] is None for op in ops):
+        return None, "No roofline: it is not known how long the ops ran on the device."
+    placed = [op for op in ops if op["bytes"] and op["flops"] and op["work_time_s"]]
     if not placed:
         return None, "No roofline: bytes and flops are known together for none of the recorded ops."
     shown = placed[:MAX_MARKERS]
@@ -101,6 +104,17 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
     return {"views": {"roofline": {"data": data, "layout": layout}}, "height": 480}, _what_is_shown(ops, shown)
 
 
+def ceilings_of(account: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """(measured ceilings of what the ops ran on, the host or a GPU; why there are none)."""
+    measured = account["machine"]["ceilings"]
+    if not measured or not on_gpu(account):
+        return measured, f"this machine has no measured ceilings ({account['machine']['ceilings_reason']})"
+    index = int(account["device"].partition(":")[2] or 0)
+    gpu = next((gpu for gpu in measured.get("gpus") or [] if gpu.get("index", 0) == index), None) or {}
+    reason = gpu.get("reason") or measured.get("gpus_reason") or "run `perfsuite machine` on it"
+    return gpu if gpu.get("levels") else None, f"this GPU has no measured ceilings ({reason})"
+
+
 def ceiling(rate: dict[str, float]) -> float:
     """The one figure of a measured rate that ops are held against, per second."""
     return rate.get("ceiling", rate["median"])
@@ -113,7 +127,10 @@ def _rates_and_peaks(ceilings: dict[str, Any]) -> tuple[dict[str, float], dict[s
         for dtype, rate in (ceilings.get(key) or {}).items()
         if rate
     }
-    return {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}, peaks
+    rates = {
+        level["name"]: level.get("read_bytes_per_s") or level.get("copy_bytes_per_s") for level in ceilings["levels"]
+    }
+    return {name: ceiling(rate) for name, rate in rates.items() if rate}, peaks
 
 
 def roofs(rates: dict[str, float], peaks: dict[str, float], low: float, high: float,
@@ -153,7 +170,7 @@ def _label(text: str, x: float, y: float, xanchor: str, yanchor: str) -> dict[st
 
 def _markers(ops: list[dict[str, Any]], clock_s: float) -> list[dict[str, Any]]:
     """One trace a bound, an area of marker a second."""
-    longest = max(op["self_time_s"] for op in ops)
+    longest = max(op["work_time_s"] for op in ops)
     traces = []
     for bound, colour in BOUNDS.items():
         mine = [op for op in ops if op["bound"] == bound]
@@ -161,9 +178,9 @@ def _markers(ops: list[dict[str, Any]], clock_s: float) -> list[dict[str, Any]]:
             traces.append({
                 "type": "scatter", "mode": "markers", "name": f"bound by {bound}" if bound else "bound not known",
                 "x": [op["flops"] / op["bytes"] for op in mine],
-                "y": [op["flops"] / op["self_time_s"] / 1e9 for op in mine],
+                "y": [op["flops"] / op["work_time_s"] / 1e9 for op in mine],
                 "marker": {"color": colour, "opacity": 0.72, "line": {"color": "--card", "width": 1},
-                           "size": [5 + 25 * (op["self_time_s"] / longest) ** 0.5 for op in mine]},
+                           "size": [5 + 25 * (op["work_time_s"] / longest) ** 0.5 for op in mine]},
                 "customdata": [_hover(op, clock_s) for op in mine], "hovertemplate": "%{customdata}<extra></extra>",
             })  # fmt: skip
     return traces
@@ -173,21 +190,21 @@ def _hover(op: dict[str, Any], clock_s: float) -> str:
     bound = op["bound"] or "not known"
     if op["bound"] == "memory" and op["level"]:
         bound += f" ({op['level']})"
-    share = percent(op["self_time_s"] / clock_s)
+    share = percent(op_times.share(op, clock_s))
     lines = [
         f"<b>{plain(op['name'], 60)}</b>" + (f" ({plain(op['impl'])})" if op["impl"] else ""),
         plain(f"{op['phase']}, {op['module'] or 'no module'}"),
         plain(op["shape"] or "shape not known"),
-        f"{share} of the clock, {seconds(op['self_time_s'])}, {count(op['calls'])} calls",
-        f"{si(op['bytes'] / op['self_time_s'], 'B/s')}, {si(op['flops'] / op['self_time_s'], 'FLOP/s')}",
+        f"{share} of the clock, {seconds(op_times.cost_s(op))}, {count(op['calls'])} calls",
+        f"{si(op['bytes'] / op['work_time_s'], 'B/s')}, {si(op['flops'] / op['work_time_s'], 'FLOP/s')}",
         plain(f"bound by {bound}, {percent(op['share_of_ceiling'])} of its ceiling"),
     ]
     return "<br>".join(lines)
 
 
 def _what_is_shown(ops: list[dict[str, Any]], shown: list[dict[str, Any]]) -> str:
-    total, on_chart = (sum(op["self_time_s"] for op in group) for group in (ops, shown))
-    idle = sum(op["self_time_s"] for op in ops if op["bytes"] and op["flops"] == 0)
+    total, on_chart = (sum(map(op_times.cost_s, group)) for group in (ops, shown))
+    idle = sum(op_times.cost_s(op) for op in ops if op["bytes"] and op["flops"] == 0)
     text = (f"Each marker is one op with one shape, module and phase; its area is its time. Those shown took "
             f"{percent(on_chart / total)} of all op time.")  # fmt: skip
     if idle:

@@ -51,6 +51,20 @@ def _ceilings(machine: dict[str, Any]) -> Markup:
     ceilings = machine["ceilings"]
     if not ceilings:
         return paragraph(f"There are none: {machine['ceilings_reason']}.", "absent")
+    said = "What ops are held against, with the range that the measurements spread over"
+    threads = f", {ceilings['threads']} threads" if ceilings.get("threads") else ""
+    parts = [paragraph(f"{said}{threads}."), *_levels_and_peaks(ceilings)]
+    for gpu in ceilings.get("gpus") or []:
+        parts.append(tag("h3", f"GPU {gpu['index']}, {gpu['name']}" if gpu.get("name") else f"GPU {gpu['index']}"))
+        if gpu.get("levels"):
+            parts += _levels_and_peaks(gpu)
+        else:
+            parts.append(paragraph(f"Not measured: {gpu.get('reason')}.", "absent"))
+    return join(parts)
+
+
+def _levels_and_peaks(ceilings: dict[str, Any]) -> list[Markup]:
+    """Of the processor, or of one GPU."""
     rows = []
     for level in ceilings["levels"]:
         size = figures.capacity(level["capacity_bytes"]) if level["capacity_bytes"] else "-"
@@ -64,9 +78,7 @@ def _ceilings(machine: dict[str, Any]) -> Markup:
         for kind, key in (("FMA", "fma_flops_per_s"), ("GEMM", "gemm_flops_per_s"))
         for dtype, rate in (ceilings.get(key) or {}).items()
     ]
-    said = "What ops are held against, with the range that the measurements spread over"
-    threads = f", {ceilings['threads']} threads" if ceilings.get("threads") else ""
-    return join([paragraph(f"{said}{threads}."), table(columns, rows), table([("peak", False), ("rate", True)], peaks)])
+    return [table(columns, rows), table([("peak", False), ("rate", True)], peaks)]
 
 
 def _spread(rate: dict[str, float] | None, unit: str) -> Markup:

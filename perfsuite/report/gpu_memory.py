@@ -13,8 +13,15 @@ PINNED = {True: "pinned", False: "pageable", None: ""}
 def gpu_memory(account: dict[str, Any]) -> list[Markup]:
     """The section of a run on a GPU, or why there is none."""
     memory = block(account, "memory", "gpu")
-    if not memory["available"]:
-        return [paragraph(f"Nothing is known of the device's memory: {memory['reason']}.", "absent")]
+    parts = _held(memory) if memory["available"] else [
+        paragraph(f"It is not known what was in the device's memory: {memory['reason']}.", "absent")]  # fmt: skip
+    if memory.get("traffic"):
+        return [*parts, tag("h3", "Copies"), _traffic(memory["traffic"])]
+    why = memory.get("traffic_reason")
+    return [*parts, paragraph(f"Copies are not known: {why}." if why else "Nothing was copied.", "absent")]
+
+
+def _held(memory: dict[str, Any]) -> list[Markup]:
     found = [tile("allocated at the peak", si(memory["allocated_peak_bytes"], "B"), memory["device"])]
     if memory["reserved_peak_bytes"] is not None:
         loose = percent(memory["fragmentation_share"])
@@ -24,10 +31,8 @@ def gpu_memory(account: dict[str, Any]) -> list[Markup]:
         found.append(tile("allocation retries", count(memory["retries"]), f"{count(memory['ooms'])} out of memory"))
     if memory["num_device_alloc"] is not None:
         found.append(tile("taken from the driver", count(memory["num_device_alloc"]), "times"))
-    parts = [*tiles(found), *categories(memory), *(paragraph(note) for note in memory["notes"])]
-    if not memory.get("traffic"):
-        return [*parts, paragraph("No copy to, from or on the device was recorded.", "absent")]
-    return [*parts, tag("h3", "Copies"), _traffic(memory["traffic"])]
+    notes = (paragraph(note, "absent") for note in memory["notes"] or [])
+    return [*tiles(found), *categories(memory), *notes]
 
 
 def categories(memory: dict[str, Any]) -> list[Markup]:

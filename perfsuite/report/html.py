@@ -78,7 +78,7 @@ def _sections(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[M
     return [
         _answer(account),
         section("convergence", "Convergence", *_convergence(account, drawn)),
-        section("time", "Where the time went", *_time(ledger, drawn)),
+        section("time", "Where the time went", *_time(account, drawn)),
         section("limits", "How near to the machine's limits", *_limits(account, drawn)),
         section("memory", "Memory", *_memory(account)),
         *gpu.sections(account, drawn),
@@ -158,7 +158,8 @@ def _convergence(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> lis
     return [paragraph(said), draw("convergence", chart, drawn, "quality of every run against the target")]
 
 
-def _time(ledger: dict[str, Any] | None, drawn: dict[str, charts.Chart]) -> list[Markup]:
+def _time(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
+    ledger = account["ledger"]
     chart, notes = icicle(ledger)
     parts = [paragraph(note, "absent") for note in notes]
     if ledger and ledger["phases"]:
@@ -168,6 +169,8 @@ def _time(ledger: dict[str, Any] | None, drawn: dict[str, charts.Chart]) -> list
             "The whole clock, from the run to its phases to what is in them; the area of a tile is its time. "
             "Click a tile to go in, the first column to come out."
         )
+        if on_gpu(account):
+            said += " It is the host's time: what the device did meanwhile is in the sections on the device."
         parts += [paragraph(said), draw("icicle", chart, drawn, "time of the run by phase, module and op")]
     return parts
 
@@ -217,7 +220,8 @@ def _memory(account: dict[str, Any]) -> list[Markup]:
     if memory["levels"]:
         parts.append(tables.memory_levels(memory["levels"]))
     else:
-        reason = account["machine"]["ceilings_reason"] or "no op was recorded in this pass"
+        ceilings, reason = charts.ceilings_of(account)
+        reason = "no op is known to have run in this pass" if ceilings else reason
         parts.append(paragraph(f"No op is placed at a memory level: {reason}.", "absent"))
     return parts
 

@@ -27,7 +27,7 @@ def memory_system(account: dict[str, Any], drawn: dict[str, Chart]) -> list[Mark
     parts = _sampled(counters, drawn)
     if not counters["available"] and not (counters.get("replay") or {}).get("available"):
         return parts
-    parts += [*measured_roofline.section(account, counters, drawn), *_byte_counts(counters)]
+    parts += [*measured_roofline.section(counters, drawn), *_byte_counts(counters)]
     return parts + [paragraph(note, "absent") for note in counters.get("notes") or []]
 
 
@@ -116,18 +116,15 @@ def _byte_counts(counters: dict[str, Any]) -> list[Markup]:
         "DRAM bytes counted three ways that know nothing of each other: sampled over the run, replayed kernel by "
         "kernel and scaled to all calls, and modelled from the shapes of the ops."
     )
-    reasons = {"sampled_bytes": "no counter of DRAM was sampled", "replayed_bytes": "not every kernel was replayed",
-               "modelled_bytes": "the bytes of some ops are not known"}  # fmt: skip
     rows = []
     for row in counters["byte_counts"]:
-        cells = [number(row[key], si(row[key], "B"), reason) for key, reason in reasons.items()]
+        counts = ("sampled", "replayed", "modelled")
+        cells = [number(row[f"{key}_bytes"], si(row[f"{key}_bytes"], "B"), row[f"{key}_reason"]) for key in counts]
         sampled = row["sampled_bytes"]
-        to_sampled = [
-            number(ratio, f"{ratio:.2f}" if ratio is not None else "", "one of the two is not known")
-            for ratio in (row[key] / sampled if sampled and row[key] is not None else None
-                          for key in ("replayed_bytes", "modelled_bytes"))
-        ]  # fmt: skip
-        rows.append([row["phase"] or "in no phase", *cells, *to_sampled])
+        ratios = [row[f"{key}_bytes"] / sampled if sampled and row[f"{key}_bytes"] is not None else None
+                  for key in counts[1:]]  # fmt: skip
+        cells += [number(x, "" if x is None else f"{x:.2f}", "one of the two is not known") for x in ratios]
+        rows.append([row["phase"] or "in no phase", *cells])
     columns = [("phase", False), ("sampled", True), ("replayed", True), ("modelled", True),
                ("replayed / sampled", True), ("modelled / sampled", True)]  # fmt: skip
-    return [_COUNTS, paragraph(said), table(columns, rows)]
+    return [_COUNTS, paragraph(said), table(columns, rows, class_="sum")]

@@ -28,18 +28,19 @@ def levels(counters: dict[str, Any]) -> RenderableType:
 
 
 def _byte_counts(counters: dict[str, Any]) -> Text:
-    """The three counts over all phases, and how far they are from each other."""
-    rows = counters.get("byte_counts") or []
+    """The three counts over all phases, and how far they are from the first."""
+    total = next((row for row in counters.get("byte_counts") or [] if row["phase"] == "total"), None)
+    if total is None:
+        return Text("DRAM bytes: no count was made", style="dim")
+    sampled = total["sampled_bytes"]
     said = []
     for key in ("sampled", "replayed", "modelled"):
-        known = [row[f"{key}_bytes"] for row in rows if row[f"{key}_bytes"] is not None]
-        both = [(row[f"{key}_bytes"], row["sampled_bytes"]) for row in rows
-                if row[f"{key}_bytes"] is not None and row["sampled_bytes"]]  # fmt: skip
-        aside = ""
-        if both and key != "sampled":
-            mine, sampled = map(sum, zip(*both, strict=True))
-            aside = f" ({mine / sampled:.2f} x sampled in the same phases)"
-        said.append(f"{key} {si(sum(known), 'B')}{aside}" if known else f"{key} not known")
+        counted = total[f"{key}_bytes"]
+        if counted is None:
+            said.append(f"{key} not known ({total[f'{key}_reason']})")
+        else:
+            aside = f" ({counted / sampled:.2f} x sampled)" if sampled and key != "sampled" else ""
+            said.append(f"{key} {si(counted, 'B')}{aside}")
     return Text("DRAM bytes: " + ", ".join(said))
 
 

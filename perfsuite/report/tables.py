@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from perfsuite.report import figures
-from perfsuite.report.charts import hue
+from perfsuite.report import figures, op_times
+from perfsuite.report.charts import ceilings_of, hue
 from perfsuite.report.figures import count, percent, seconds, si
 from perfsuite.report.markup import Cell, Markup, bar, join, number, paragraph, table, tag, unknown
+from perfsuite.report.optional import on_gpu
 
 NO_OPS = "this pass had no op recorder"
 
@@ -80,8 +81,8 @@ def suite_ops(ledger: dict[str, Any]) -> Markup:
         [
             f"{op['op']}={op['impl']}",
             count(op["calls"]),
-            seconds(op["self_time_s"]),
-            percent(op["self_time_s"] / ledger["clock_s"]),
+            seconds(op_times.cost_s(op)),
+            percent(op_times.cost_s(op) / ledger["clock_s"]),
             number(op["moved_bytes"], si(op["moved_bytes"], "B"), "bytes of some ops inside are not known"),
             si(op["least_bytes"], "B"),
         ]
@@ -96,7 +97,13 @@ def ops(account: dict[str, Any]) -> Markup:
     """Every line of the account by op; the page sorts and filters it."""
     ledger = account["ledger"]
     rows = [_op(op, ledger["clock_s"], account) for op in ledger["ops"]]
-    return table(OP_COLUMNS, rows, class_="ops long")
+    columns = OP_COLUMNS
+    if on_gpu(account):  # before the others, as it is what the rest of the line is held against
+        columns = [*columns[:3], ("GPU time", True), *columns[3:]]
+        no_device = "no kernel recorder ran in this pass"
+        rows = [[*row[:3], number(op["device_time_s"], seconds(op["device_time_s"]), no_device), *row[3:]]
+                for op, row in zip(ledger["ops"], rows, strict=True)]  # fmt: skip
+    return table(columns, rows, class_="ops long")
 
 
 def _op(op: dict[str, Any], clock_s: float, account: dict[str, Any]) -> list[object]:
@@ -105,10 +112,10 @@ def _op(op: dict[str, Any], clock_s: float, account: dict[str, Any]) -> list[obj
     no_flops = hidden or "no rule gives the flops of this op"
     no_rate = "it moves no bytes" if op["bytes"] == 0 else no_bytes
     no_flop_rate = "it computes nothing" if op["flops"] == 0 else no_flops
-    no_ceilings = None if account["machine"]["ceilings"] else account["machine"]["ceilings_reason"]
-    no_bound = hidden or no_ceilings or "bytes, flops or footprint are not known"
+    ceilings, no_ceilings = ceilings_of(account)
+    no_bound = hidden or (no_ceilings if not ceilings else None) or "bytes, flops or footprint are not known"
     elsewhere = "it ran on another thread, not on the clock"
-    share = op["self_time_s"] / clock_s if clock_s and op["thread"] == "clock" else None
+    share = op_times.share(op, clock_s)
     name = join([op["name"], tag("small", f" {op['impl']}") if op["impl"] else ""])
     level = f" ({op['level']})" if op["bound"] == "memory" and op["level"] else ""
     power = account["power"]

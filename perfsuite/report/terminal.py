@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from perfsuite.report import device_text, figures, memory_system_text, power_text
+from perfsuite.report import device_text, figures, memory_system_text, op_times, power_text
 from perfsuite.report.figures import count, percent, seconds, si
 from perfsuite.report.optional import block, on_gpu
 from perfsuite.report.power_words import throttled
@@ -82,7 +82,7 @@ def _before_the_clock(account: dict[str, Any]) -> list[tuple[str, Text]]:
 def _suite_op(op: dict[str, Any], clock_s: float) -> Text:
     moved = f"moves {si(op['moved_bytes'], 'B')}" if op["moved_bytes"] is not None else "bytes moved not known"
     return Text(
-        f"{op['op']}={op['impl']}: {count(op['calls'])} calls, {percent(op['self_time_s'] / clock_s)} of the clock, "
+        f"{op['op']}={op['impl']}: {count(op['calls'])} calls, {percent(op_times.cost_s(op) / clock_s)} of the clock, "
         f"{moved}, at least {si(op['least_bytes'], 'B')} needed"
     )
 
@@ -173,14 +173,17 @@ class _Ops:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("op", no_wrap=True, width=name_width)
         table.add_column("module", no_wrap=True, width=for_names - name_width)
+        on_device = any(op["device_time_s"] is not None for op in self._ops)
         for name, width in _OP_COLUMNS.items():
             justify = "left" if name in ("phase", "bound by") else "right"
-            table.add_column(name, justify=justify, no_wrap=True, width=width)
+            table.add_column(
+                "on GPU" if name == "self" and on_device else name, justify=justify, no_wrap=True, width=width
+            )
         for op in self._ops[:TOP_OPS]:
             table.add_row(*self._row(op, name_width, for_names - name_width))
         yield table
         if len(self._ops) > TOP_OPS:
-            rest = sum(op["self_time_s"] for op in self._ops[TOP_OPS:] if op["thread"] == "clock")
+            rest = sum(op_times.cost_s(op) for op in self._ops[TOP_OPS:] if op_times.share(op, 1.0) is not None)
             yield Text(f"and {count(len(self._ops) - TOP_OPS)} more lines, {seconds(rest)} together", style="dim")
 
     def _row(self, op: dict[str, Any], name_width: int, module_width: int) -> list[Text | str]:
@@ -189,8 +192,8 @@ class _Ops:
         module = op["module"] or figures.UNKNOWN
         if len(module) > module_width:  # the end of a module's name says more than its beginning
             module = "…" + module[len(module) - module_width + 1 :]
-        share = op["self_time_s"] / self._clock_s if self._clock_s and op["thread"] == "clock" else None
-        return [name, Text(module), Text(op["phase"]), seconds(op["self_time_s"]), percent(share), Text(_bound(op)),
+        share = percent(op_times.share(op, self._clock_s))
+        return [name, Text(module), Text(op["phase"]), seconds(op_times.cost_s(op)), share, Text(_bound(op)),
                 percent(op["share_of_ceiling"])]  # fmt: skip
 
 
