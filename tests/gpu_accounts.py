@@ -78,6 +78,11 @@ def on_gpu(made: dict[str, Any]) -> dict[str, Any]:
                                      "detail": "device 0: 0.004 % apart"})  # fmt: skip
     made["machine"]["ceilings"]["gpus"] = [CEILINGS]
     _ops(made["ledger"]["ops"], kernels)
+    made["memory"]["levels"] = [
+        {"name": name, "bytes": n, "time_s": 4.1, "bandwidth_bytes_per_s": rate, "achieved_bytes_per_s": n / 4.1,
+         "share_of_ceiling": n / 4.1 / rate, "source": "modelled"}
+        for name, n, rate in (("L2", 9.1e12, 7.6e12), ("HBM", 8.4e12, 3.02e12))
+    ]  # fmt: skip
     made["memory"]["gpu"] = _memory(kernels)
     made["memory"]["counters"] = _counters(clock_s, busy_s, kernels)
     made["mfu"] = {
@@ -109,10 +114,10 @@ def without_counters(made: dict[str, Any]) -> dict[str, Any]:
     reason = "the driver lets only root read counters (NVreg_RestrictProfilingToAdminUsers=1)"
     on_gpu(made)["memory"]["counters"] = {"available": False, "reason": reason}
     for kernel in made["ledger"]["kernels"]:
+        kernel |= dict.fromkeys(("dram_read_bytes", "dram_write_bytes", "l2_bytes", "tensor_ops", "bound", "level",
+                                 "share_of_ceiling", "joules", "bound_j"))  # fmt: skip
         if kernel["kind"] == "kernel":
-            kernel |= dict.fromkeys(("bytes", "bytes_source", "dram_read_bytes", "dram_write_bytes", "l2_bytes",
-                                     "tensor_ops", "bound", "level", "share_of_ceiling", "joules",
-                                     "bound_j"))  # fmt: skip
+            kernel |= {"bytes": None, "bytes_source": None}
     made["mfu"] |= {"available": False, "reason": "no peak of bf16 was measured on this GPU", "mfu": None}
     made["power"] |= {
         "idle_w": None, "idle_source": None, "above_idle_j": None, "kernels_available": False,
@@ -132,7 +137,10 @@ def without_recorder(made: dict[str, Any]) -> dict[str, Any]:
     made["ledger"]["kernels"] = []
     made["ledger"]["checks"].pop()
     made["memory"]["counters"] = {"available": False, "reason": "PM sampling is not possible on this chip"}
-    made["memory"]["gpu"] = {"available": False, "reason": "the allocator keeps no history"}
+    made["memory"]["gpu"] = {"available": False, "reason": "the allocator keeps no history", "traffic": [],
+                             "traffic_reason": reason}  # fmt: skip
+    for name in [name for name in made["series"]["columns"] if name.startswith("gpu")]:
+        del made["series"]["columns"][name]
     made["mfu"] |= {"available": False, "reason": "no peak of bf16 was measured on this GPU", "mfu": None}
     made["power"] = {"available": False, "reason": "no power sensor (gpu: NVML refuses)", "energy_j": None,
                      "bound_j": None, "mean_w": None, "method": None, "phases": []}  # fmt: skip
@@ -141,6 +149,28 @@ def without_recorder(made: dict[str, Any]) -> dict[str, Any]:
         op |= dict.fromkeys(
             ("device_time_s", "work_time_s", "bound", "share_of_ceiling", "gbytes_per_s", "gflops_per_s")
         )
+    return made
+
+
+def replayed_only(made: dict[str, Any]) -> dict[str, Any]:
+    """Kernels were replayed, but nothing was sampled over the run."""
+    counters = on_gpu(made)["memory"]["counters"]
+    counters |= {"available": False, "reason": "PM sampling needs a newer driver", "levels": [], "phases": [],
+                 "series": {"t_s": [], "columns": {}, "units": {}}}  # fmt: skip
+    for row in counters["byte_counts"]:
+        row |= {"sampled_bytes": None, "sampled_reason": counters["reason"]}
+    return made
+
+
+def two_devices(made: dict[str, Any]) -> dict[str, Any]:
+    """The second device of the run was never busy."""
+    devices = on_gpu(made)["ledger"]["device"]["devices"]
+    clock_s = devices[0]["clock_s"]
+    devices.append({
+        "device": 1, "clock_s": clock_s, "busy_s": 0.0, "idle_s": clock_s, "residual_s": 0.0, "residual_share": 0.0,
+        "overlap_s": 0.0, "idle": [{"cause": "python", "phase": "", "time_s": clock_s, "share": 1.0}], "busy": [],
+        "gaps": [{"up_to_s": None, "count": 1, "time_s": clock_s}],
+    })  # fmt: skip
     return made
 
 
@@ -311,8 +341,8 @@ def _ops(ops: list[dict[str, Any]], kernels: list[dict[str, Any]]) -> None:
     scale = launched / sum(op["self_time_s"] for op in ops)
     for op in ops:
         op["device_time_s"] = op["work_time_s"] = scale * op["self_time_s"]
-        for key in ("bytes", "flops", "gbytes_per_s", "gflops_per_s"):
-            op[key] = op[key] and 2000 * op[key]
+        for key, factor in (("bytes", 60), ("flops", 3000), ("gbytes_per_s", 60), ("gflops_per_s", 3000)):
+            op[key] = op[key] and factor * op[key]
         op["level"] = op["level"] and {"L2": "L2"}.get(op["level"], "HBM")
 
 
