@@ -21,7 +21,10 @@ def why_not(pass_: Mapping[str, Any], instrument: str, otherwise: str) -> str:
 
 
 def memory(pass_: Mapping[str, Any], ops: Sequence[Mapping[str, Any]], machine: Machine | None) -> dict[str, Any]:
-    """Peak and churn of the allocator, resident set, page faults, and bytes by memory level (from the roofline)."""
+    """Peak and churn of the allocator, resident set, page faults, and bytes by memory level (from the roofline).
+
+    machine: what the ops ran on. Of a run on a GPU only the ops that launched something are in `ops`.
+    """
     allocator = pass_.get("allocator") or {}
     peak = allocator.get("peak_bytes")
     return {
@@ -37,12 +40,12 @@ def memory(pass_: Mapping[str, Any], ops: Sequence[Mapping[str, Any]], machine: 
 
 
 def _levels(ops: Sequence[Mapping[str, Any]], machine: Machine) -> list[dict[str, Any]]:
-    """Bytes and self time of the ops placed at each level. Overhead-bound ops are in: their bytes move all the same."""
+    """Bytes and time of the ops placed at each level. Overhead-bound ops are in: their bytes move all the same."""
     rows = []
     for level in machine.levels:
         placed = [op for op in ops if op["level"] == level.name]
         bytes_ = sum(op["bytes"] for op in placed)
-        time_s = sum(op["self_time_s"] for op in placed)
+        time_s = sum(op["work_time_s"] for op in placed)
         achieved = bytes_ / time_s if time_s else None
         ceiling = level.bandwidth(0.5).value
         rows.append({"name": level.name, "bytes": bytes_, "time_s": time_s, "bandwidth_bytes_per_s": ceiling,

@@ -51,6 +51,14 @@ class Machine(NamedTuple):
     """Time of an op that does nothing."""
 
 
+class Gpu(NamedTuple):
+    """One GPU: its own ceilings, and those of the link to the host."""
+
+    machine: Machine
+    links: dict[str, Rate]
+    """Bytes per second of pinned copies, by direction: "HtoD", "DtoH"."""
+
+
 class Placement(NamedTuple):
     """Where one line of the account stands. None where not known."""
 
@@ -131,23 +139,39 @@ def _bandwidth(machine: Machine, level: Level, footprint_bytes: int, written: fl
     return Rate(1 / (near / inner.value + (1 - near) / outer.value), max(inner.spread, outer.spread))
 
 
+_LINKS = {"HtoD": "host_to_device_bytes_per_s", "DtoH": "device_to_host_bytes_per_s"}
+
+
+def gpu_of(ceilings: Mapping[str, Any] | None, index: int = 0) -> tuple[Gpu | None, str | None]:
+    """(the GPU of this index that `perfsuite machine` measured, None), or (None, why its ceilings are not known)."""
+    measured = next((gpu for gpu in (ceilings or {}).get("gpus") or [] if gpu.get("index", 0) == index), None)
+    if measured is None or not measured.get("levels"):
+        reason = (measured or {}).get("reason") or (ceilings or {}).get("gpus_reason")
+        return None, reason or "no ceilings of this GPU: run `perfsuite machine`"
+    links = {direction: _rate(measured[key]) for direction, key in _LINKS.items() if measured.get(key)}
+    return Gpu(machine_of(measured), links), None
+
+
 def machine_of(ceilings: Mapping[str, Any]) -> Machine:
-    """The machine that `perfsuite machine` measured, from the ceilings in a record."""
-    levels = [
-        Level(level["name"], math.inf if level["capacity_bytes"] is None else level["capacity_bytes"],
-              {written: max(_rate(level[f"{kernel}_bytes_per_s"]) for kernel in kernels
-                            if level.get(f"{kernel}_bytes_per_s"))
-               for written, kernels in _MIXES.items()})
-        for level in ceilings["levels"]
-    ]  # fmt: skip
+    """The machine that `perfsuite machine` measured, from the ceilings in a record: the host's, or those of one GPU."""
+    levels = []
+    for level in ceilings["levels"]:
+        bandwidths = {}
+        for written, kernels in _MIXES.items():
+            rates = [_rate(level[key]) for key in (f"{kernel}_bytes_per_s" for kernel in kernels) if level.get(key)]
+            if rates:
+                bandwidths[written] = max(rates)
+        capacity = math.inf if level["capacity_bytes"] is None else level["capacity_bytes"]
+        if bandwidths:
+            levels.append(Level(level["name"], capacity, bandwidths))
     # The faster of what the arithmetic units and a matrix product reached: a library may be far from the units.
     peaks: dict[str, Rate] = {}
-    for measured in (ceilings["gemm_flops_per_s"], ceilings.get("fma_flops_per_s") or {}):
+    for measured in (ceilings.get("gemm_flops_per_s") or {}, ceilings.get("fma_flops_per_s") or {}):
         for dtype, rate in measured.items():
             name = _DTYPES.get(dtype, dtype)
             if rate and (name not in peaks or rate["ceiling"] > peaks[name].value):
                 peaks[name] = _rate(rate)
-    overhead = ceilings["op_overhead_ns"]
+    overhead = ceilings.get("op_overhead_ns")
     by_size = tuple(sorted(levels, key=lambda level: level.capacity_bytes))
     return Machine(by_size, peaks, None if overhead is None else overhead["ceiling"])
 

@@ -28,7 +28,9 @@ LAYERS = (
     {"perfsuite.kernels"},
     {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
     {"perfsuite.watch", "perfsuite.account_phases", "perfsuite.account_ops", "perfsuite.account_checks",
-     "perfsuite.account_blocks", "perfsuite.headline", "perfsuite.ledger"},
+     "perfsuite.account_blocks", "perfsuite.account_kernels", "perfsuite.account_replay", "perfsuite.account_device",
+     "perfsuite.account_samples", "perfsuite.account_counters", "perfsuite.account_bytes", "perfsuite.account_memory",
+     "perfsuite.account_mfu", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
