@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from perfsuite.report import charts, idle, names, strips
+from perfsuite.report import charts, idle, kernels, names, strips
 from perfsuite.report.html import render
 from perfsuite.report.terminal import summary
 
@@ -244,12 +244,23 @@ def test_a_throttled_run_is_marked_at_the_top_of_the_page() -> None:
     assert 'class="warning"' not in render(made("on_gpu"))
 
 
-def test_energy_by_kernel_adds_up_over_its_lines() -> None:
+def test_lines_of_a_kernel_in_several_modules_are_summed_up() -> None:
     account = made("on_gpu")
-    first = account["ledger"]["kernels"][0]
-    account["ledger"]["kernels"].append(first | {"phase": "forward"})
+    rows = account["ledger"]["kernels"]
+    second = rows[0] | {"module": "layers.9", "time_s": 1.0, "share_s": 1.0, "share_of_ceiling": 0.1, "joules": None}
+    rows += [second, rows[0] | {"phase": "forward"}]
+    first = kernels.grouped(rows)[0]
+    assert first["time_s"] == rows[0]["time_s"] + 1.0 and first["module"] is None and first["bound"] == "compute"
+    assert first["share_of_ceiling"] == pytest.approx(
+        (rows[0]["share_of_ceiling"] * rows[0]["time_s"] + 0.1) / first["time_s"]
+    )
+    assert first["joules"] is None and len(kernels.grouped(rows)) == len(rows) - 1
+    rows[-2]["joules"] = rows[0]["joules"]
     found = words(part(render(account), "power"))
-    assert re.search(r"Kernel2<cutlass\S+\s+aten::mm\s+8\.8\d s\s+4\.52 kJ ± 353 J", found)
+    assert re.search(r"Kernel2<cutlass\S+\s+aten::mm\s+backward\s+5\.4\d s\s+4\.52 kJ ± 353 J", found)
+    rows[-2]["bound"] = "memory"  # the smaller part
+    first = kernels.grouped(rows)[0]
+    assert first["bound"] == "compute" and first["share_of_ceiling"] == rows[0]["share_of_ceiling"]
 
 
 def test_lost_records_are_a_warning() -> None:

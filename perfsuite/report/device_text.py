@@ -36,10 +36,10 @@ def _device(device: dict[str, Any]) -> Text:
 
 
 class Kernels:
-    """The longest kernels; figures keep their width and names give way where the terminal is narrow."""
+    """The longest kernels, all modules together; names give way where the terminal is narrow."""
 
     def __init__(self, rows: list[dict[str, Any]]) -> None:
-        self._rows = rows
+        self._rows = kernels.grouped(rows)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = sum(width + 2 for width in _COLUMNS.values())

@@ -213,9 +213,10 @@ def _memory(account: dict[str, Any]) -> list[Markup]:
     if faults:
         found.append(tile("page faults", count(faults["minor"]), f"minor; {count(faults['major'])} major"))
     parts = tiles(found)
-    if memory["peak_bytes"] is None:
+    held = block(account, "memory", "gpu")["available"]
+    if memory["peak_bytes"] is None and not (held and on_gpu(account)):
         parts.append(paragraph(f"The allocator's peak is not known: {memory['peak_reason']}.", "absent"))
-    if not on_gpu(account) and block(account, "memory", "gpu")["available"]:
+    if held and not on_gpu(account):
         parts += categories(memory["gpu"])
     if memory["levels"]:
         parts.append(tables.memory_levels(memory["levels"]))

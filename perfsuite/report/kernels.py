@@ -1,5 +1,6 @@
 """The page's table of kernels: what ran on the device, longest first, from which op, and how near to a limit."""
 
+from collections import defaultdict
 from typing import Any
 
 from perfsuite.report import names
@@ -35,6 +36,38 @@ def kernels(account: dict[str, Any]) -> list[Markup]:
 def launched_by(row: dict[str, Any]) -> str | None:
     """The suite's op with its implementation, else torch's op; None for what was launched outside all ops."""
     return (f"{row['op']}={row['impl']}" if row["impl"] else row["op"]) if row["op"] else row["aten"]
+
+
+def grouped(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Lines of one kernel, op, kind of copy and phase as one, whatever the module; longest first.
+
+    A figure that is not known for a part is not known for the whole; the bound is that of most of the time.
+    """
+    groups: defaultdict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        copy = tuple((row["copy"] or {}).values())
+        groups[row["name"], launched_by(row), row["phase"], row["device"], copy].append(row)
+    return sorted(map(_together, groups.values()), key=lambda row: -row["share_s"])
+
+
+def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def total(key: str) -> Any:
+        return None if any(row[key] is None for row in rows) else sum(row[key] for row in rows)
+
+    times: defaultdict[tuple[Any, Any], float] = defaultdict(float)
+    for row in rows:
+        times[row["bound"], row["level"]] += row["time_s"]
+    bound, level = max(times, key=times.__getitem__)
+    placed = [row for row in rows if (row["bound"], row["level"]) == (bound, level)]
+    known = all(row["share_of_ceiling"] is not None for row in placed)
+    least_s = sum(row["share_of_ceiling"] * row["time_s"] for row in placed) if known else None
+    placed_s = times[bound, level]
+    return rows[0] | {
+        **{key: total(key) for key in ("time_s", "share_s", "share_of_clock", "calls", "bytes", "joules", "bound_j")},
+        "module": rows[0]["module"] if len({row["module"] for row in rows}) == 1 else None,
+        "bound": bound, "level": level,
+        "share_of_ceiling": least_s / placed_s if least_s is not None and placed_s else None,
+    }  # fmt: skip
 
 
 def bytes_per_s(row: dict[str, Any]) -> float | None:

@@ -1,6 +1,5 @@
 """The page's section on power and energy: over time, gross and above idle, by phase and kernel, clocks, throttling."""
 
-from collections import defaultdict
 from typing import Any
 
 from perfsuite.report import kernels, strips, tables
@@ -84,23 +83,18 @@ def _kernels(account: dict[str, Any]) -> list[Markup]:
     if not found.get("kernels_available") or not rows:
         reason = found.get("kernels_reason") or "no kernel was recorded"
         return [paragraph(f"Energy was not split by kernel: {reason}.", "absent")]
-    groups: defaultdict[tuple[str, str | None], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        groups[row["name"], kernels.launched_by(row)].append(row)
-    lines = sorted(groups.items(), key=lambda item: -sum(k["joules"] for k in item[1]))
+    lines = sorted(kernels.grouped(rows), key=lambda row: -row["joules"])
     table_rows = []
-    for (name, op), mine in lines[:TOP_KERNELS]:
-        joules, time_s = sum(k["joules"] for k in mine), sum(k["share_s"] for k in mine)
-        bounds = [k["bound_j"] for k in mine]
-        bound = None if None in bounds else sum(bounds)
-        share = joules / found["energy_j"] if found["energy_j"] else None
-        mean = joules / time_s if time_s else None
+    for row in lines[:TOP_KERNELS]:
+        share = row["joules"] / found["energy_j"] if found["energy_j"] else None
+        mean = row["joules"] / row["share_s"] if row["share_s"] else None
         table_rows.append([
-            kernels.name(name, width=40), op or "-", seconds(time_s), with_bound(joules, bound), percent(share),
-            bar(share, "var(--hue-2)"), number(mean, si(mean, "W"), "it took no time"),
+            kernels.name(row["name"], row["copy"], width=40), kernels.launched_by(row) or "-",
+            row["phase"] or "in no phase", seconds(row["share_s"]), with_bound(row["joules"], row["bound_j"]),
+            percent(share), bar(share, "var(--hue-2)"), number(mean, si(mean, "W"), "it took no time"),
         ])  # fmt: skip
-    columns = [("kernel", False), ("op", False), ("time", True), ("energy", True), ("of the run", True), ("", False),
-               ("mean power", True)]  # fmt: skip
+    columns = [("kernel", False), ("op", False), ("phase", False), ("time", True), ("energy", True),
+               ("of the run", True), ("", False), ("mean power", True)]  # fmt: skip
     rest = len(lines) - len(table_rows)
     more = f" The {TOP_KERNELS} largest; the other {rest} are in the table of kernels." if rest > 0 else ""
     return [

@@ -12,7 +12,8 @@ def with_bound(energy_j: float | None, bound_j: float | None) -> str:
 
 def clocks_of(power: dict[str, Any]) -> dict[str, Any]:
     """What is known of the clocks; where nothing was sampled, the reason that there is no power either."""
-    return power.get("clocks") or {"available": False, "reason": power["reason"], "throttled": None}
+    reason = power["reason"] or "no clocks were recorded"
+    return power.get("clocks") or {"available": False, "reason": reason, "throttled": None}
 
 
 def throttled(power: dict[str, Any]) -> str | None:

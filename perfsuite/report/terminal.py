@@ -207,7 +207,7 @@ def _memory(memory: dict[str, Any]) -> RenderableType:
     facts = []
     if memory["peak_bytes"] is not None:
         facts.append(f"allocator peak {si(memory['peak_bytes'], 'B')}")
-    elif memory["peak_reason"]:
+    elif memory["peak_reason"] and not memory["gpu"]["available"]:  # there it has lines of its own
         facts.append(f"allocator peak unknown ({memory['peak_reason']})")
     if memory["churn_bytes"] is not None:
         facts.append(f"{si(memory['churn_bytes'], 'B')} in {count(memory['allocations'])} allocations")
