@@ -110,7 +110,8 @@ def _hit_share(samples: Samples, both: str | None, hits: str | None, spans: np.n
     if hits is None or both is None or hits not in samples.columns or both not in samples.columns:
         return None
     asked = samples.columns[both]
-    hit = samples.columns[hits] if hits.endswith("_bytes") else samples.columns[hits] * asked
+    hit = samples.columns[hits] if hits.endswith("_bytes") else np.nan_to_num(samples.columns[hits] * asked)
+    asked = asked if hits.endswith("_bytes") else np.where(np.isnan(samples.columns[hits]), 0.0, asked)
     if spans is None:
         total, had = float(np.sum(asked)), float(np.sum(hit))
     else:
@@ -130,26 +131,32 @@ def _phases(samples: Samples, spans: Mapping[str, np.ndarray]) -> list[dict[str,
             **{key: samples.within(samples.columns[key], span) if key in samples.columns else None
                for key in _PHASE_BYTES},
             "l2_hit_share": _hit_share(samples, "l2_bytes", "l2_hit_share", span),
-            **{key: samples.within(samples.amounts(key), span) / sampled_ns
-               if key in samples.columns and sampled_ns else None for key in _PHASE_SHARES},
+            **{key: _mean_share(samples, key, span) for key in _PHASE_SHARES},
         })  # fmt: skip
     return rows
+
+
+def _mean_share(samples: Samples, name: str, span: np.ndarray) -> float | None:
+    """Mean over the part of the span in which it is known."""
+    if name not in samples.columns:
+        return None
+    known_ns = samples.within(samples.known_ns(name), span)
+    return samples.within(samples.amounts(name), span) / known_ns if known_ns else None
 
 
 def _series(samples: Samples, pass_: Mapping[str, Any]) -> dict[str, Any]:
     """Thinned to at most MAX_POINTS stretches of samples: bytes as rates, shares as means over the stretch."""
     n = len(samples.begin_ns)
     edges = np.unique(np.linspace(0, n, min(MAX_POINTS, n) + 1).astype(np.int64))
-    seconds = np.add.reduceat(samples.end_ns - samples.begin_ns, edges[:-1]) / 1e9
     columns, units = {}, {}
     for name in samples.columns:
         sums = np.add.reduceat(samples.amounts(name), edges[:-1])
+        seconds = np.add.reduceat(samples.known_ns(name), edges[:-1]) / 1e9
         if name.endswith("_share"):
-            shown, unit, values = name, "share", sums / 1e9 / seconds
-        elif name.endswith("_bytes"):
-            shown, unit, values = f"{name}_per_s", "B/s", sums / seconds
+            shown, unit, sums = name, "share", sums / 1e9
         else:
-            shown, unit, values = f"{name}_per_s", "1/s", sums / seconds
-        columns[shown], units[shown] = values.tolist(), unit
+            shown, unit = f"{name}_per_s", "B/s" if name.endswith("_bytes") else "1/s"
+        rates = np.divide(sums, seconds, out=np.full(len(sums), np.nan), where=seconds > 0)
+        columns[shown], units[shown] = [None if np.isnan(x) else float(x) for x in rates], unit
     middle = (samples.begin_ns[edges[:-1]] + samples.end_ns[edges[1:] - 1]) / 2 - pass_["start_ns"]
     return {"t_s": (middle / 1e9).tolist(), "columns": columns, "units": units}

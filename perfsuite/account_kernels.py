@@ -102,8 +102,8 @@ def _line(row: Mapping[str, Any], sites: Sequence[Mapping[str, Any]], clock_ns: 
 
 
 UNPLACED = Bound(None, None, None, 0.0)
-_DTYPES = {"fp16": "f16", "fp32": "f32", "fp64": "f64"}
-"""Of a column's name, where signatures write it differently."""
+_DTYPES = {"fp16": "f16", "fp32": "f32", "fp64": "f64", "fp8": "float8_e4m3fn"}
+"""Of a column's name, where the ceilings write it differently."""
 
 
 def dram_bytes(values: Mapping[str, float]) -> float | None:

@@ -24,9 +24,9 @@ _LONG = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16
 
 
 def mfu_block(pass_: Mapping[str, Any], passes: Sequence[Mapping[str, Any]], span: Span,
-              ops: Sequence[Mapping[str, Any]], ceilings: Mapping[str, Any] | None,
-              device: str) -> dict[str, Any]:  # fmt: skip
-    """The account's `mfu`. ceilings: those of the record; device: where it trained."""
+              ops: Sequence[Mapping[str, Any]], roofs: Mapping[str, Any] | None,
+              no_roofs: str | None) -> dict[str, Any]:  # fmt: skip
+    """The account's `mfu`. roofs, no_roofs: as roofline.ceilings_for() gives them for the device that trained."""
     block: dict[str, Any] = {
         "available": False, "reason": None, "mfu": None, "model_flops_per_sample": None, "achieved_flops_per_s": None,
         "peak_flops_per_s": None, "dtype": None, "time_s": None, "time_source": None, "unknown_share": None,
@@ -55,7 +55,7 @@ def mfu_block(pass_: Mapping[str, Any], passes: Sequence[Mapping[str, Any]], spa
     dtype = max(by_dtype, key=by_dtype.__getitem__, default=None)
     if dtype is None:
         return block | {"reason": "the dtype of the operations is not known"}
-    peak, reason = _peak(ceilings, device, dtype)
+    peak, reason = _peak(roofs, no_roofs, dtype)
     block |= {"dtype": dtype, "peak_flops_per_s": peak}
     if peak is None or not time_ns:
         return block | {"reason": reason or "the pass has no time outside evaluation"}
@@ -135,16 +135,14 @@ def _timed(pass_: Mapping[str, Any], passes: Sequence[Mapping[str, Any]]) -> tup
     return pass_, f"this {pass_['kind']} pass"
 
 
-def _peak(ceilings: Mapping[str, Any] | None, device: str, dtype: str) -> tuple[float | None, str | None]:
-    measured: Mapping[str, Any] | None = ceilings
-    if device.startswith("cuda"):
-        index = int(device.partition(":")[2] or 0)
-        measured = next((gpu for gpu in (ceilings or {}).get("gpus") or [] if gpu.get("index", 0) == index), None)
-    if measured is None:
-        return None, "no measured peak: run `perfsuite machine`"
-    rates = measured.get("gemm_flops_per_s") or {}
-    rate = rates.get(_LONG.get(dtype, dtype)) or rates.get(dtype)
+def _peak(
+    roofs: Mapping[str, Any] | None, no_roofs: str | None, dtype: str
+) -> tuple[float | None, str | None]:
+    if roofs is None:
+        return None, f"no measured peak: {no_roofs}"
+    name = _LONG.get(dtype, dtype.lower())
+    rate = (roofs.get("gemm_flops_per_s") or {}).get(name)
     if not rate:
-        why = measured.get("gemm_reason") or "run `perfsuite machine`"
-        return None, f"no matrix product in {dtype} was measured: {why}"
+        why = (roofs.get("gemm_reasons") or {}).get(name) or roofs.get("gemm_reason") or "run `perfsuite machine`"
+        return None, f"no matrix product in {name} was measured: {why}"
     return rate["ceiling"], None

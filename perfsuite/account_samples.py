@@ -15,16 +15,20 @@ class Samples(NamedTuple):
     """int64 (n,) monotonic."""
     end_ns: np.ndarray
     columns: dict[str, np.ndarray]
-    """float64 (n,): amounts in the sample, or shares of its time."""
+    """float64 (n,): amounts in the sample, or shares of its time, NaN where there was nothing to take a share of."""
 
     def seconds(self) -> float:
         """Sampled time."""
         return float(np.sum(self.end_ns - self.begin_ns)) / 1e9
 
     def amounts(self, name: str) -> np.ndarray:
-        """Of each sample: an amount as it is, a share times the nanoseconds that it is a share of."""
+        """Of each sample: an amount as it is, a share times the nanoseconds that it is a share of; 0 where unknown."""
         column = self.columns[name]
-        return column * (self.end_ns - self.begin_ns) if name.endswith("_share") else column
+        return np.nan_to_num(column * (self.end_ns - self.begin_ns) if name.endswith("_share") else column)
+
+    def known_ns(self, name: str) -> np.ndarray:
+        """Of each sample: its nanoseconds, 0 where this column is not known."""
+        return np.where(np.isnan(self.columns[name]), 0.0, self.end_ns - self.begin_ns)
 
     def within(self, amounts: np.ndarray, spans: np.ndarray) -> float:
         """Sum of amounts inside the spans (int64 (k, 2) ns); a sample is taken as even over its time."""
@@ -53,7 +57,8 @@ def open_samples(
     t_ns, values = t_ns[order], values[order]
     start, stop = done["start_ns"], done["start_ns"] + done["clock_ns"]
     begin, end = np.clip(t_ns[:, 0], start, stop), np.clip(t_ns[:, 1], start, stop)
-    inside = (end > begin) & ~np.isnan(values).any(axis=1)
+    amounts = [i for i, column in enumerate(done["counters"]["columns"]) if not column["name"].endswith("_share")]
+    inside = (end > begin) & ~np.isnan(values[:, amounts]).any(axis=1)
     if not inside.any():
         return None, None, "the timeline pass has no counter sample within its clock"
     part = (end - begin)[inside] / (t_ns[:, 1] - t_ns[:, 0])[inside]  # of the samples that the clock's ends cut

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perfsuite import account_blocks as blocks
+from perfsuite import account_power
 from perfsuite.account_checks import checks, residuals
 from perfsuite.account_counters import counters_block
 from perfsuite.account_device import device_block, device_checks, unavailable_reason
@@ -20,7 +21,7 @@ from perfsuite.account_phases import window as windowed
 from perfsuite.account_replay import open_replay
 from perfsuite.headline import answer, limits
 from perfsuite.mlperf.score import score as score_of
-from perfsuite.roofline import Gpu, Machine, gpu_of, machine_of
+from perfsuite.roofline import Gpu, Machine, ceilings_for, gpu_of, machine_of
 
 SCHEMA = 1
 
@@ -56,7 +57,8 @@ def account(
     pass_arrays = arrays(pass_["arrays"]) if pass_.get("arrays") else {}
     span = windowed(pass_, pass_arrays, *window) if window is not None else whole(pass_)
     on_gpu = record["device"].startswith("cuda")
-    gpu, gpu_reason = gpu_of(ceilings, int(record["device"].partition(":")[2] or 0)) if on_gpu else (None, None)
+    roofs, no_roofs = ceilings_for(record["machine"], record["device"])
+    gpu = gpu_of(roofs) if on_gpu and roofs is not None else None
     no_device = unavailable_reason(pass_, span, record["device"])
     ops = op_lines(span, machine, _op_device(pass_, gpu, no_device) if on_gpu else None)
     found, check_notes = checks(pass_, passes, span, ops)
@@ -66,11 +68,16 @@ def account(
         kernels = kernel_lines(pass_["kernels"], span.clock_ns, replay, gpu)
         device_found, device_notes = device_checks(pass_, span, replay)
         found, check_notes = found + device_found, check_notes + device_notes
+    mfu = mfu_block(pass_, passes, span, ops, roofs, no_roofs)
+    # Until energy is attributed to kernels, whose lines have `joules` and `bound_j`.
+    power = {"kernels_available": False, "kernels_reason": "energy is not attributed to kernels"}
+    power |= account_power.power(pass_, pass_arrays, span, mfu["model_flops_per_sample"])
+    found += account_power.throttle_checks(power)
     notes = op_notes(ops, pass_.get("compiled_regions") or 0) + check_notes
     if pass_.get("ops") is None:
         notes.insert(0, f"no ops: the account is of a {pass_['kind']} pass, without an op recorder")
     if on_gpu:
-        absent = {"no device ledger": no_device, "no ceilings of the GPU": gpu_reason}
+        absent = {"no device ledger": no_device, "no ceilings of the GPU": no_roofs if machine is not None else None}
         notes += [f"{what}: {reason}" for what, reason in absent.items() if reason]
     notes += [f"ceilings: {note}" for note in (ceilings or {}).get("notes", [])]
     if machine is None:
@@ -84,16 +91,14 @@ def account(
         "headline": {"answer": answer(record, score, score_reason, pass_),
                      "limits": limits(span, ops, device, kernels)},
         "ledger": _ledger(pass_, span, ops, found, notes) | {"kernels": kernels, "device": device},
-        "mfu": mfu_block(pass_, passes, span, ops, ceilings, record["device"]),
+        "mfu": mfu,
         "memory": memory,
-        # Until energy is attributed to kernels: their lines have `joules` and `bound_j`.
-        "power": {"kernels_available": False, "kernels_reason": "energy is not attributed to kernels"}
-        | blocks.power(pass_, pass_arrays, span.start_ns, span.start_ns + span.clock_ns),
+        "power": power,
         "host": blocks.host(passes),
         "overhead": pass_.get("overhead"),
         "instruments": _instruments(passes),
         "series": blocks.series(pass_, pass_arrays),
-        "notes": _pass_notes(passes),
+        "notes": _pass_notes(passes) + account_power.throttle_notes(passes),
     }
 
 

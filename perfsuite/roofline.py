@@ -139,21 +139,8 @@ def _bandwidth(machine: Machine, level: Level, footprint_bytes: int, written: fl
     return Rate(1 / (near / inner.value + (1 - near) / outer.value), max(inner.spread, outer.spread))
 
 
-_LINKS = {"HtoD": "host_to_device_bytes_per_s", "DtoH": "device_to_host_bytes_per_s"}
-
-
-def gpu_of(ceilings: Mapping[str, Any] | None, index: int = 0) -> tuple[Gpu | None, str | None]:
-    """(the GPU of this index that `perfsuite machine` measured, None), or (None, why its ceilings are not known)."""
-    measured = next((gpu for gpu in (ceilings or {}).get("gpus") or [] if gpu.get("index", 0) == index), None)
-    if measured is None or not measured.get("levels"):
-        reason = (measured or {}).get("reason") or (ceilings or {}).get("gpus_reason")
-        return None, reason or "no ceilings of this GPU: run `perfsuite machine`"
-    links = {direction: _rate(measured[key]) for direction, key in _LINKS.items() if measured.get(key)}
-    return Gpu(machine_of(measured), links), None
-
-
 def machine_of(ceilings: Mapping[str, Any]) -> Machine:
-    """The machine that `perfsuite machine` measured, from the ceilings in a record: the host's, or those of one GPU."""
+    """The processors and their memory that `perfsuite machine` measured; or, of an entry of its "gpus", that GPU."""
     levels = []
     for level in ceilings["levels"]:
         bandwidths = {}
@@ -174,6 +161,32 @@ def machine_of(ceilings: Mapping[str, Any]) -> Machine:
     overhead = ceilings.get("op_overhead_ns")
     by_size = tuple(sorted(levels, key=lambda level: level.capacity_bytes))
     return Machine(by_size, peaks, None if overhead is None else overhead["ceiling"])
+
+
+def ceilings_for(part: Mapping[str, Any], device: str | None) -> tuple[Mapping[str, Any] | None, str | None]:
+    """What ops on `device` are held against, of the machine part of a record: (ceilings, None) or (None, why not).
+
+    On "cuda" the entry of the GPU; "cuda:1" as well: GPUs of one machine are taken to be alike.
+    """
+    ceilings = part["ceilings"]
+    if ceilings is None:
+        return None, part["ceilings_reason"]
+    if (device or "cpu").partition(":")[0] != "cuda":
+        return ceilings, None
+    if ceilings.get("gpus"):
+        return ceilings["gpus"][0], None
+    old = "they were measured without the GPU: run `perfsuite machine` to measure again"
+    return None, ceilings.get("gpus_reason") or old
+
+
+def gpu_of(measured: Mapping[str, Any]) -> Gpu:
+    """The GPU of an entry of the "gpus" in ceilings. The cost of a call is left out: the rest is device time."""
+    links: dict[str, Rate] = {}
+    for row in measured.get("transfers") or []:
+        if row["pinned"] and row["direction"] in ("HtoD", "DtoH"):
+            rate = _rate(row["bytes_per_s"])
+            links[row["direction"]] = max(rate, links.get(row["direction"], rate))
+    return Gpu(machine_of(measured)._replace(op_overhead_ns=None), links)
 
 
 def _rate(measured: Mapping[str, Any]) -> Rate:

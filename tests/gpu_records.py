@@ -99,9 +99,18 @@ def ceilings() -> dict[str, Any]:
         "name": "NVIDIA H100 80GB HBM3",
         "levels": [level("L2", 50 << 20, 6.0e12, 200.0), level("DRAM", None, 3.0e12, 500.0)],
         "gemm_flops_per_s": {"bfloat16": rate(700e12), "float16": rate(690e12), "float32": rate(50e12)},
-        "host_to_device_bytes_per_s": rate(55e9),
-        "device_to_host_bytes_per_s": rate(52e9),
-        "launch_ns": rate(2100.0),
+        "transfers": [
+            {"direction": direction, "pinned": pinned, "bytes": 1 << 28, "bytes_per_s": rate(bandwidth)}
+            for direction, pinned, bandwidth in (
+                ("HtoD", True, 55e9),
+                ("HtoD", False, 11e9),
+                ("DtoH", True, 52e9),
+                ("DtoH", False, 9e9),
+            )
+        ],
+        "launch": {"call_ns": rate(2100.0), "kernel_period_ns": rate(1300.0)},
+        "op_overhead_ns": rate(5600.0),
+        "absent": {},
         "notes": [],
     }
     return {
