@@ -279,11 +279,13 @@ def _no_device() -> dict[str, Any]:
 
 
 def _no_power(reason: str) -> dict[str, Any]:
-    figures = ("energy_j", "bound_j", "mean_w", "method", "idle_w", "idle_source", "above_idle_j")
+    figures = ("energy_j", "bound_j", "mean_w", "method", "idle_w", "idle_source", "above_idle_j",
+               "above_idle_bound_j")  # fmt: skip
     clocks = {"throttled": None, "share": None, "reasons": [], "sm_clock_mhz": None}
     return {
         "available": False, "reason": reason, **dict.fromkeys(figures), "phases": [],
-        "kernels_available": False, "kernels_reason": NO_GPU, "gpm": {},
+        "kernels_available": False, "kernels_reason": NO_GPU,
+        "above_idle_reason": reason, "gpm": {"available": False, "reason": NO_GPU, "devices": []},
         "clocks": {"available": False, "reason": NO_GPU, **clocks},
         "perf_per_watt": {"samples_per_j": None, "flops_per_j": None, "reason": reason},
     }  # fmt: skip

@@ -49,7 +49,13 @@ IDLE = {  # share of the clock by phase, for each of CAUSES
     "evaluation": (0.001, 0.017, 0.002, 0.004, 0.006), "other": (0.0, 0.001, 0.0, 0.0, 0.009), "": (0, 0, 0, 0, 0.004),
 }  # fmt: skip
 CEILINGS = {
-    "index": 0, "name": "H100 (synthetic)", "reason": None,
+    "index": 0, "name": "H100 (synthetic)", "absent": {"latency": "it was not asked for"},
+    "transfers": [
+        {"direction": direction, "pinned": pinned, "bytes": size, "bytes_per_s": {
+            "median": rate, "lo": 0.98 * rate, "hi": rate, "ceiling": rate}}
+        for direction, pinned, size, rate in (("HtoD", True, 2**28, 55e9), ("HtoD", True, 2**12, 2e9),
+                                              ("DtoH", False, 2**28, 11e9))
+    ],
     "levels": [
         {"name": name, "capacity_bytes": size, "latency_ns": {"median": ns, "lo": ns, "hi": ns, "ceiling": ns},
          **{f"{kernel}_bytes_per_s": {"median": rate, "lo": 0.98 * rate, "hi": rate, "ceiling": rate}
@@ -76,7 +82,7 @@ def on_gpu(made: dict[str, Any]) -> dict[str, Any]:
     made["ledger"]["device"] = _device(clock_s, busy_s, idle, kernels)
     made["ledger"]["checks"].append({"name": "device busy + idle = clock within 0.1 %", "ok": True,
                                      "detail": "device 0: 0.004 % apart"})  # fmt: skip
-    made["machine"]["ceilings"]["gpus"] = [CEILINGS]
+    made["machine"]["ceilings"] |= {"gpus": [CEILINGS], "gpus_reason": None}
     _ops(made["ledger"]["ops"], kernels)
     made["memory"]["levels"] = [
         {"name": name, "bytes": n, "time_s": 4.1, "bandwidth_bytes_per_s": rate, "achieved_bytes_per_s": n / 4.1,
@@ -101,9 +107,9 @@ def throttled(made: dict[str, Any]) -> dict[str, Any]:
     """The GPU held its clocks back for part of the run."""
     clocks = on_gpu(made)["power"]["clocks"]
     clocks |= {
-        "throttled": True, "share": 0.183,
-        "reasons": [{"name": "SW power cap", "share": 0.141, "time_s": 1.96},
-                    {"name": "HW thermal slowdown", "share": 0.042, "time_s": 0.58}],
+        "throttled": True, "share": 0.042,
+        "reasons": [{"name": "software power cap", "share": 0.141, "time_s": 1.96, "source": "counter"},
+                    {"name": "hardware thermal slowdown", "share": 0.042, "time_s": 0.58, "source": "samples"}],
         "sm_clock_mhz": {"min": 1095, "median": 1710, "max": 1980},
     }  # fmt: skip
     return made
@@ -120,8 +126,10 @@ def without_counters(made: dict[str, Any]) -> dict[str, Any]:
             kernel |= {"bytes": None, "bytes_source": None}
     made["mfu"] |= {"available": False, "reason": "no peak of bf16 was measured on this GPU", "mfu": None}
     made["power"] |= {
-        "idle_w": None, "idle_source": None, "above_idle_j": None, "kernels_available": False,
-        "kernels_reason": "no instant power was sampled", "gpm": {},
+        "idle_w": None, "idle_source": None, "above_idle_j": None, "above_idle_bound_j": None,
+        "above_idle_reason": "no idle power was measured", "kernels_available": False,
+        "kernels_reason": "no instant power was sampled",
+        "gpm": {"available": False, "reason": "GPM needs a Hopper GPU", "devices": []},
         "clocks": {"available": False, "reason": "the driver does not say why it lowers clocks", "throttled": None,
                    "share": None, "reasons": [], "sm_clock_mhz": None},
         "perf_per_watt": {"samples_per_j": None, "flops_per_j": None, "reason": "the model's flops are not known"},
@@ -144,7 +152,7 @@ def without_recorder(made: dict[str, Any]) -> dict[str, Any]:
     made["mfu"] |= {"available": False, "reason": "no peak of bf16 was measured on this GPU", "mfu": None}
     made["power"] = {"available": False, "reason": "no power sensor (gpu: NVML refuses)", "energy_j": None,
                      "bound_j": None, "mean_w": None, "method": None, "phases": []}  # fmt: skip
-    made["machine"]["ceilings"]["gpus"] = [{"index": 0, "reason": "the GPU was in use"}]
+    made["machine"]["ceilings"] |= {"gpus": None, "gpus_reason": "the GPU was in use"}
     for op in made["ledger"]["ops"]:
         op |= dict.fromkeys(
             ("device_time_s", "work_time_s", "bound", "share_of_ceiling", "gbytes_per_s", "gflops_per_s")
@@ -195,7 +203,8 @@ def hostile(made: dict[str, Any], bad: str) -> dict[str, Any]:
     for row in memory["gpu"]["traffic"]:
         row["direction"] += bad
     made["mfu"] |= {"dtype": bad, "definition": bad}
-    power |= {"idle_source": bad, "gpm": {bad: 0.5}}
+    power |= {"idle_source": bad, "method": bad, "notes": [bad]}
+    power["gpm"]["devices"][0] |= {"device": bad, bad: 0.5}
     return made
 
 
@@ -352,12 +361,17 @@ def _power(clock_s: float, busy_s: float) -> dict[str, Any]:
               "unattributed": 0.02}  # fmt: skip
     return {
         "available": True, "reason": None, "energy_j": energy_j, "bound_j": 0.006 * energy_j, "low_j": 0.994 * energy_j,
-        "high_j": 1.006 * energy_j, "mean_w": energy_j / clock_s, "method": "counter", "notes": [], "sources": [],
+        "high_j": 1.006 * energy_j, "mean_w": energy_j / clock_s, "method": "counter", "sources": [],
+        "notes": ["gpu0: the readings change faster than published: they bound nothing"],
         "phases": [{"name": name, "time_s": share * clock_s, "energy_j": share * energy_j,
                     "bound_j": 0.4 * share * energy_j, "mean_w": energy_j / clock_s} for name, share in shares.items()],
-        "idle_w": IDLE_W, "idle_source": "mean of the 5 s before the run", "above_idle_j": energy_j - IDLE_W * clock_s,
+        "idle_w": IDLE_W, "idle_source": "the mean of the 5 s before the run",
+        "above_idle_j": energy_j - IDLE_W * clock_s, "above_idle_bound_j": 0.007 * energy_j, "above_idle_reason": None,
         "kernels_available": True, "kernels_reason": None,
-        "gpm": {"dram_share": 0.46, "tensor_share": 0.33, "sm_share": 0.84, "pcie_rx_bytes_per_s": 3.1e9},
+        "gpm": {"available": True, "reason": None, "device": "gpu0", "devices": [
+            {"device": "gpu0", "reason": None, "dram_share": 0.46, "tensor_share": 0.33, "sm_share": 0.84,
+             "pcie_rx_bytes_per_s": 3.1e9, "nvlink_tx_bytes_per_s": None},
+        ]},
         "clocks": {"available": True, "reason": None, "throttled": False, "share": 0.0, "reasons": [],
                    "sm_clock_mhz": {"min": 1965, "median": 1980, "max": 1980}},
         "perf_per_watt": {"samples_per_j": 33.1, "flops_per_j": 0.69e12, "reason": None},

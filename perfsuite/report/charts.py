@@ -12,6 +12,7 @@ from typing import Any
 from perfsuite.report import figures, op_times
 from perfsuite.report.figures import count, percent, seconds, si
 from perfsuite.report.optional import on_gpu
+from perfsuite.roofline import ceilings_for
 
 Chart = dict[str, Any]
 PALETTE = 8
@@ -106,13 +107,11 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
 
 def ceilings_of(account: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """(measured ceilings of what the ops ran on, the host or a GPU; why there are none)."""
-    measured = account["machine"]["ceilings"]
-    if not measured or not on_gpu(account):
-        return measured, f"this machine has no measured ceilings ({account['machine']['ceilings_reason']})"
-    index = int(account["device"].partition(":")[2] or 0)
-    gpu = next((gpu for gpu in measured.get("gpus") or [] if gpu.get("index", 0) == index), None) or {}
-    reason = gpu.get("reason") or measured.get("gpus_reason") or "run `perfsuite machine` on it"
-    return gpu if gpu.get("levels") else None, f"this GPU has no measured ceilings ({reason})"
+    measured, reason = ceilings_for(account["machine"], account["device"])
+    if measured and not measured["levels"]:
+        measured, reason = None, (measured.get("absent") or {}).get("levels", "no level of its memory was measured")
+    what = "GPU" if on_gpu(account) else "machine"
+    return measured, f"this {what} has no measured ceilings ({reason})"
 
 
 def ceiling(rate: dict[str, float]) -> float:

@@ -55,11 +55,9 @@ def _ceilings(machine: dict[str, Any]) -> Markup:
     threads = f", {ceilings['threads']} threads" if ceilings.get("threads") else ""
     parts = [paragraph(f"{said}{threads}."), *_levels_and_peaks(ceilings)]
     for gpu in ceilings.get("gpus") or []:
-        parts.append(tag("h3", f"GPU {gpu['index']}, {gpu['name']}" if gpu.get("name") else f"GPU {gpu['index']}"))
-        if gpu.get("levels"):
-            parts += _levels_and_peaks(gpu)
-        else:
-            parts.append(paragraph(f"Not measured: {gpu.get('reason')}.", "absent"))
+        parts += [tag("h3", f"GPU {gpu['index']}, {gpu['name']}"), *_levels_and_peaks(gpu), _transfers(gpu)]
+        absent = "; ".join(f"{part}: {reason}" for part, reason in (gpu.get("absent") or {}).items())
+        parts += [paragraph(f"Not measured: {absent}.", "absent")] if absent else []
     return join(parts)
 
 
@@ -78,7 +76,26 @@ def _levels_and_peaks(ceilings: dict[str, Any]) -> list[Markup]:
         for kind, key in (("FMA", "fma_flops_per_s"), ("GEMM", "gemm_flops_per_s"))
         for dtype, rate in (ceilings.get(key) or {}).items()
     ]
-    return [table(columns, rows), table([("peak", False), ("rate", True)], peaks)]
+    found = [table(columns, rows)] if rows else []
+    return [*found, table([("peak", False), ("rate", True)], peaks)] if peaks else found
+
+
+def _transfers(gpu: dict[str, Any]) -> Markup:
+    """Copies between host and device, the largest of each kind."""
+    largest: dict[tuple[str, bool], dict[str, Any]] = {}
+    for row in sorted(gpu.get("transfers") or [], key=lambda row: row["bytes"]):
+        largest[row["direction"], row["pinned"]] = row
+    rows = [
+        [
+            direction,
+            "pinned" if pinned else "pageable",
+            figures.capacity(row["bytes"]),
+            _spread(row["bytes_per_s"], "B/s"),
+        ]
+        for (direction, pinned), row in largest.items()
+    ]
+    columns = [("copy", False), ("host memory", False), ("bytes", True), ("rate", True)]
+    return table(columns, rows) if rows else Markup("")
 
 
 def _spread(rate: dict[str, float] | None, unit: str) -> Markup:

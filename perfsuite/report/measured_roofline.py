@@ -1,5 +1,6 @@
 """The hierarchical roofline of replayed kernels: a mark for each kernel at each level, from counted bytes and ops."""
 
+import math
 from typing import Any
 
 from perfsuite.report import charts, names
@@ -46,13 +47,21 @@ def _chart(rows: list[dict[str, Any]]) -> Chart:
                        "size": [6 + 18 * (row["time_s"] / longest) ** 0.5 for row in mine]},
             "customdata": [_hover(row) for row in mine], "hovertemplate": "%{customdata}<extra></extra>",
         })  # fmt: skip
+    ticks = _ticks([y for trace in data for y in trace["y"]])
     layout = {
         "xaxis": {"type": "log", "title": {"text": "measured intensity, operations per byte"}, "dtick": 1},
-        "yaxis": {"type": "log", "title": {"text": "10¹² operations/s"}},
+        "yaxis": {"type": "log", "title": {"text": "10¹² operations/s"}, **ticks},
         "legend": {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}, "margin": {"t": 40, "r": 16},
         "hovermode": "closest", "annotations": labels,
     }  # fmt: skip
     return {"views": {"roofline": {"data": data, "layout": layout}}, "height": 440}
+
+
+def _ticks(values: list[float]) -> dict[str, Any]:
+    """1, 2 and 5 of every decade, in full: on a short logarithmic axis plotly leaves out the zeros."""
+    decades = range(math.floor(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)
+    ticks = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {"tickmode": "array", "tickvals": ticks, "ticktext": [f"{tick:g}" for tick in ticks]}
 
 
 def _hover(row: dict[str, Any]) -> str:

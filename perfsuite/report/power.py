@@ -4,8 +4,8 @@ from typing import Any
 
 from perfsuite.report import kernels, strips, tables
 from perfsuite.report.charts import Chart
-from perfsuite.report.figures import percent, seconds, si, significant
-from perfsuite.report.markup import Markup, bar, draw, join, number, paragraph, table, tag, tile, tiles
+from perfsuite.report.figures import percent, seconds, si
+from perfsuite.report.markup import Markup, bar, draw, folded, join, number, paragraph, table, tag, tile, tiles
 from perfsuite.report.optional import block, on_gpu
 from perfsuite.report.power_words import clock_range, clocks_of, per_watt, throttled, with_bound
 
@@ -34,7 +34,9 @@ def _tiles(found: dict[str, Any]) -> list[Markup]:
     bound = f"± {si(found['bound_j'], 'J')}" if found["bound_j"] is not None else "its bound is not known"
     shown = [tile("energy, gross", si(found["energy_j"], "J"), bound)]
     if found.get("above_idle_j") is not None:
-        shown.append(tile("energy above idle", si(found["above_idle_j"], "J"), f"idle is {si(found['idle_w'], 'W')}"))
+        bound = f"± {si(found['above_idle_bound_j'], 'J')}, " if found["above_idle_bound_j"] is not None else ""
+        idle = f"{bound}idle is {si(found['idle_w'], 'W')}"
+        shown.append(tile("energy above idle", si(found["above_idle_j"], "J"), idle))
     shown.append(tile("mean power", si(found["mean_w"], "W"), "over the clock"))
     if per_watt(found):
         shown.append(tile("work a joule", *_work(found["perf_per_watt"])))
@@ -51,13 +53,15 @@ def _work(found: dict[str, Any]) -> tuple[str, str]:
 def _method(found: dict[str, Any]) -> list[Markup]:
     said = f"Energy by {found['method']}." if found["method"] else ""
     if found.get("above_idle_j") is not None:
-        said += f" Idle power: {found['idle_source']}."
-    elif "idle_w" in found:
-        said += f" Energy above idle is not known: {found['idle_source'] or 'no idle power was measured'}."
+        said += f" Idle power is {found['idle_source']}."
+    elif found.get("above_idle_reason"):
+        said += f" Energy above idle is not known: {found['above_idle_reason']}."
     why = (found.get("perf_per_watt") or {}).get("reason")
     if why:
-        said += f" Work a joule is not known: {why}."
-    return [paragraph(said.strip())] if said else []
+        said += f" Work a joule is not known in full: {why}."
+    notes = [tag("li", note) for note in found.get("notes") or []]
+    about = [folded(f"About the sensors ({len(notes)})", tag("ul", join(notes)))] if notes else []
+    return [*([paragraph(said.strip())] if said else []), *about]
 
 
 def clocks(found: dict[str, Any]) -> list[Markup]:
@@ -67,14 +71,15 @@ def clocks(found: dict[str, Any]) -> list[Markup]:
         return [paragraph(f"Clocks and throttling are not known: {clocks['reason']}.", "absent")]
     loud, range_ = throttled(found), clock_range(found)
     aside = f"SM clock {range_}." if range_ else "The SM clock was not read."
+    rows = [[r["name"], seconds(r["time_s"]), percent(r["share"]), bar(r["share"], "var(--hue-5)")]
+            for r in clocks["reasons"]]  # fmt: skip
+    columns = [("clocks lowered by", False), ("time", True), ("share", True), ("", False)]
+    reasons = [table(columns, rows)] if rows else []
     if loud:
         said = join([tag("strong", "Throttled: "), f"{loud}. {aside} Its times are not those of the full clock."])
-        rows = [[r["name"], seconds(r["time_s"]), percent(r["share"]), bar(r["share"], "var(--bad)")]
-                for r in clocks["reasons"]]  # fmt: skip
-        columns = [("clocks held back by", False), ("time", True), ("share", True), ("", False)]
-        return [paragraph(said, "warning"), *([table(columns, rows)] if rows else [])]
+        return [paragraph(said, "warning"), *reasons]
     verdict = {False: "Not throttled.", None: "Whether the run was throttled is not known."}[clocks["throttled"]]
-    return [paragraph(f"{verdict} {aside}")]
+    return [paragraph(f"{verdict} {aside}"), *reasons]
 
 
 def _kernels(account: dict[str, Any]) -> list[Markup]:
@@ -103,17 +108,23 @@ def _kernels(account: dict[str, Any]) -> list[Markup]:
     ]
 
 
+_GPM_WORDS = {"dram": "DRAM", "sm": "SM", "pcie": "PCIe", "nvlink": "NVLink", "tx": "sent", "rx": "received"}
+
+
 def _gpm(found: dict[str, Any]) -> list[Markup]:
-    means = {name: value for name, value in (found.get("gpm") or {}).items() if value is not None}
-    if not means:
-        return []
-    said = ", ".join(f"{_gpm_name(name)} {_gpm_value(name, value)}" for name, value in means.items())
-    return [paragraph(f"Means of the driver's own monitor (GPM) beside the power: {said}.")]
+    """Means of GPM by device. Its columns are named "..._share" or "..._bytes_per_s"."""
+    gpm = found.get("gpm") or {"available": False, "reason": "it was not recorded"}
+    if not gpm["available"]:
+        return [paragraph(f"The driver's own monitor (GPM) says nothing: {gpm['reason']}.", "absent")]
+    parts = []
+    for device in gpm["devices"]:
+        means = {key: value for key, value in device.items() if isinstance(value, float)}
+        said = ", ".join(_gpm_mean(key, value) for key, value in means.items()) or f"nothing: {device['reason']}"
+        parts.append(paragraph(f"Means of the driver's own monitor (GPM), {device['device']}: {said}."))
+    return parts
 
 
-def _gpm_name(name: str) -> str:
-    return name.removesuffix("_per_s").removesuffix("_bytes").removesuffix("_share").replace("_", " ")
-
-
-def _gpm_value(name: str, value: float) -> str:
-    return percent(value) if name.endswith("_share") else si(value, "B/s") if "bytes" in name else significant(value)
+def _gpm_mean(key: str, value: float) -> str:
+    words = key.removesuffix("_share").removesuffix("_bytes_per_s").split("_")
+    name = " ".join(_GPM_WORDS.get(word, word) for word in words)
+    return f"{name} {percent(value) if key.endswith('_share') else si(value, 'B/s')}"

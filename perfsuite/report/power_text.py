@@ -7,7 +7,7 @@ from rich.text import Text
 from perfsuite.report import mfu
 from perfsuite.report.figures import si
 from perfsuite.report.optional import on_gpu
-from perfsuite.report.power_words import clock_range, clocks_of, per_watt, throttled, with_bound
+from perfsuite.report.power_words import clock_range, clocks_of, lowered, per_watt, throttled, with_bound
 
 
 def power(found: dict[str, Any]) -> Text:
@@ -17,7 +17,8 @@ def power(found: dict[str, Any]) -> Text:
     said = with_bound(found["energy_j"], found["bound_j"])
     said += f", {si(found['mean_w'], 'W')} on average ({found['method']})"
     if found.get("above_idle_j") is not None:
-        said += f"; {si(found['above_idle_j'], 'J')} above the idle {si(found['idle_w'], 'W')}"
+        above = with_bound(found["above_idle_j"], found["above_idle_bound_j"])
+        said += f"; {above} above the idle {si(found['idle_w'], 'W')}"
     work = per_watt(found)
     return Text(f"{said}; {work}" if work else said)
 
@@ -28,7 +29,7 @@ def clocks(found: dict[str, Any]) -> Text:
     if not clocks["available"]:
         return Text(f"not known: {clocks['reason']}", style="dim")
     loud, range_ = throttled(found), clock_range(found)
-    aside = f"SM {range_}" if range_ else "the SM clock was not read"
+    aside = "; ".join(filter(None, (f"SM {range_}" if range_ else "the SM clock was not read", lowered(found))))
     if loud:
         return Text(f"THROTTLED: {loud}; {aside}", style="bold red")
     verdict = {False: "not throttled", None: "throttling not known"}[clocks["throttled"]]

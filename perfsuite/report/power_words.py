@@ -22,8 +22,13 @@ def throttled(power: dict[str, Any]) -> str | None:
     if not found["throttled"]:
         return None
     share = f" for {percent(found['share'])} of the run" if found["share"] is not None else ""
-    why = ", ".join(f"{r['name']} {percent(r['share'])}" for r in found["reasons"])
-    return f"the GPU's clocks were held back{share}" + (f" ({why})" if why else "")
+    return f"the GPU's clocks were held back by heat or a brake{share}"
+
+
+def lowered(power: dict[str, Any]) -> str:
+    """What lowered the clocks, throttling or not, each with its share of the time; "" for nothing."""
+    reasons = ", ".join(f"{r['name']} {percent(r['share'])}" for r in clocks_of(power).get("reasons") or [])
+    return f"lowered by {reasons}" if reasons else ""
 
 
 def clock_range(power: dict[str, Any]) -> str | None:
