@@ -1,5 +1,6 @@
 """What a reader sees of a run on a GPU: the terminal's summary and the page; and how little of it on a CPU."""
 
+import functools
 import html
 import importlib.util
 import io
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from perfsuite.ledger import account as account_of
 from perfsuite.report import charts, idle, kernels, names, strips
 from perfsuite.report.html import render
 from perfsuite.report.terminal import summary
@@ -30,10 +32,20 @@ def _beside(name: str) -> ModuleType:
 accounts, chromium, gpu_accounts = _beside("accounts"), _beside("chromium"), _beside("gpu_accounts")
 
 BAD = accounts.HOSTILE + "[bold red]x[/]<img src=x onerror=alert(1)>"
-KINDS = ("on_gpu", "throttled", "without_counters", "without_recorder", "replayed_only", "two_devices", "hostile")
+KINDS = ("on_gpu", "throttled", "without_counters", "without_recorder", "replayed_only", "two_devices", "hostile",
+         "accounted")  # fmt: skip
+
+
+@functools.cache
+def _accounted() -> str:
+    """The account that perfsuite.ledger makes of a made-up record, as JSON."""
+    _beside("gpu_schedule")  # gpu_records imports it by its name
+    return json.dumps(account_of(*_beside("gpu_records").gpu_record()))
 
 
 def made(kind: str) -> dict[str, Any]:
+    if kind == "accounted":
+        return json.loads(_accounted())
     if kind == "hostile":
         return gpu_accounts.hostile(accounts.run_account(), BAD)
     return getattr(gpu_accounts, kind)(accounts.run_account())
@@ -164,6 +176,20 @@ def test_names_are_not_markup() -> None:
     assert shown(made("hostile"), 2000).count("[bold red]x[/]<img src=x onerror=alert(1)>") >= 20
 
 
+def test_the_account_of_a_record_is_shown_in_full() -> None:
+    account = made("accounted")
+    text, device = shown(account), account["ledger"]["device"]["devices"][0]
+    assert f"busy {100 * device['busy_s'] / device['clock_s']:.1f} % of" in text
+    lines = text.split("Longest kernels\n")[1].split("\n\n")[0].splitlines()
+    grouped = kernels.grouped(account["ledger"]["kernels"])
+    assert len(lines) == 12 and f"and {len(grouped) - 10} more lines" in lines[-1]
+    assert sum(row["share_s"] for row in grouped) == pytest.approx(device["busy_s"])
+    page = render(account)
+    assert part(page, "kernels").count("<tr>") == len(account["ledger"]["kernels"]) + 1
+    for level in account["memory"]["counters"]["levels"]:
+        assert re.search(rf"\b{level['name']}\b", part(page, "memory-system"))
+
+
 # --- the page without a browser
 
 
@@ -283,6 +309,8 @@ def test_idle_bars_hold_all_idle_time() -> None:
     idle.idle(account, drawn)
     bars = drawn["idle-0"]["views"]["idle"]["data"]
     assert [bar["name"] for bar in bars] == ["launch", "sync", "data", "ops", "python"]
+    longest_first = ["forward", "backward", "evaluation", "optimizer", "data", "other", "in no phase"]
+    assert all(bar["y"] == longest_first for bar in bars)
     device = account["ledger"]["device"]["devices"][0]
     assert sum(sum(bar["x"]) for bar in bars) == pytest.approx(device["idle_s"])
     assert device["busy_s"] + device["idle_s"] + device["residual_s"] == pytest.approx(device["clock_s"])
@@ -344,6 +372,7 @@ return out;
 """
 
 WIDE, NARROW = 1280, 400
+PAGES = [(kind, WIDE) for kind in KINDS] + [("on_gpu", NARROW), ("hostile", NARROW)]
 USUAL = {"convergence", "icicle", "roofline", "series"}
 DEVICE, COUNTED = {"idle-0", "gaps-0"}, {"memory-system", "measured-roofline"}
 CHARTS = {
@@ -354,6 +383,7 @@ CHARTS = {
     "replayed_only": USUAL | DEVICE | {"measured-roofline", "power"},
     "two_devices": USUAL | DEVICE | {"idle-1", "gaps-1"} | COUNTED | {"power"},
     "hostile": USUAL | DEVICE | COUNTED | {"power"},
+    "accounted": USUAL | DEVICE | COUNTED | {"power"},
 }
 
 
@@ -361,13 +391,12 @@ CHARTS = {
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     chromium.require()
     folder = tmp_path_factory.mktemp("pages")
-    pages = {f"{kind}-{width}": (render(made(kind)), width) for kind in KINDS for width in (WIDE, NARROW)}
+    pages = {f"{kind}-{width}": (render(made(kind)), width) for kind, width in PAGES}
     return chromium.observe(pages, PROBE, folder)
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "width"), PAGES)
 def test_every_chart_draws_within_the_window(seen: dict[str, Any], kind: str, width: int) -> None:
     found = seen[f"{kind}-{width}"]
     assert found["problems"] == []

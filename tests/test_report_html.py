@@ -207,7 +207,7 @@ def test_unknown_is_a_dash_with_a_reason_and_never_zero() -> None:
     known = ["op", "phase", "module", "self time", "of clock", "calls", "shape"]
     assert [title for (title, _), match in zip(OP_COLUMNS, unknown, strict=True) if not match] == known
     reasons = {title: match[1] for (title, _), match in zip(OP_COLUMNS, unknown, strict=True) if match}
-    assert reasons["GB/s"] == reasons["bytes"] == "the bytes of this op are not known"
+    assert reasons["bytes/s"] == reasons["bytes"] == "the bytes of this op are not known"
     assert "powercap" in reasons["joules"]
 
 

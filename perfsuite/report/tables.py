@@ -70,7 +70,7 @@ def energy(phases: list[dict[str, Any]]) -> Markup:
 
 OP_COLUMNS = [
     ("op", False), ("phase", False), ("module", False), ("self time", True), ("of clock", True), ("bound by", False),
-    ("of ceiling", True), ("GB/s", True), ("GFLOP/s", True), ("calls", True), ("bytes", True), ("flops", True),
+    ("of ceiling", True), ("bytes/s", True), ("FLOP/s", True), ("calls", True), ("bytes", True), ("flops", True),
     ("joules", True), ("shape", False),
 ]  # fmt: skip
 
@@ -125,8 +125,8 @@ def _op(op: dict[str, Any], clock_s: float, account: dict[str, Any]) -> list[obj
         number(op["self_time_s"], seconds(op["self_time_s"])), number(share, percent(share), elsewhere),
         Cell(op["bound"] + level, op["bound"]) if op["bound"] else Cell(unknown(no_bound), None),
         number(op["share_of_ceiling"], percent(op["share_of_ceiling"]), no_bound),
-        number(op["gbytes_per_s"], _rate(op["gbytes_per_s"]), no_rate),
-        number(op["gflops_per_s"], _rate(op["gflops_per_s"]), no_flop_rate),
+        number(op["gbytes_per_s"], _rate(op["gbytes_per_s"], "B/s"), no_rate),
+        number(op["gflops_per_s"], _rate(op["gflops_per_s"], "FLOP/s"), no_flop_rate),
         number(op["calls"], count(op["calls"])), number(op["bytes"], si(op["bytes"], "B"), no_bytes),
         number(op["flops"], si(op["flops"], "FLOP"), no_flops),
         number(op["joules"], si(op["joules"], "J"), no_joules),
@@ -138,8 +138,8 @@ def _words(value: str | None, reason: str) -> Cell:
     return Cell(value, value) if value else Cell(unknown(reason), None)
 
 
-def _rate(value: float | None) -> str:
-    return figures.UNKNOWN if value is None else figures.significant(value)
+def _rate(giga: float | None, unit: str) -> str:
+    return si(None if giga is None else giga * 1e9, unit)
 
 
 def host(functions: list[dict[str, Any]]) -> Markup:
