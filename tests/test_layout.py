@@ -23,7 +23,7 @@ LAYERS = (
      "perfsuite.ceilings", "perfsuite.ceiling_tasks", "perfsuite.torch_rates", "perfsuite.conditions",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
      "perfsuite.build_cache", "perfsuite.torch_extension", "perfsuite.cuda_extension", "perfsuite.signature",
-     "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
+     "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf", "perfsuite.counters",
      "perfsuite.workloads.contract", "perfsuite.workloads.registry"},
     {"perfsuite.kernels"},
     {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},

@@ -37,7 +37,8 @@ class CounterHost {
   // The image for these metrics. Throws CounterError where one of them is unknown.
   std::vector<uint8_t> config_image(const std::vector<std::string>& metrics) const;
   size_t passes(std::vector<uint8_t>& config_image) const;
-  // Values of these metrics in range or sample `index` of a counter data image. Throws CounterError.
+  // Values of these metrics in range or sample `index` of a counter data image. Throws CounterError. The image must be
+  // one that CUPTI made: given another one, CUPTI crashes where it looks for ranges.
   void evaluate(const uint8_t* data, size_t size, size_t index, const std::vector<const char*>& metrics,
                 double* values) const;
 

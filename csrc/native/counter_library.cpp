@@ -78,6 +78,14 @@ abi::Context current_context() {
   return get && get(&context) == 0 ? context : nullptr;
 }
 
+size_t current_device() {
+  using Get = int (*)(int*);
+  const auto get = driver() ? reinterpret_cast<Get>(dlsym(driver(), "cuCtxGetDevice")) : nullptr;
+  int device = 0;
+  if (!get || get(&device) != 0) throw std::runtime_error("this thread has no CUDA context");
+  return size_t(device);
+}
+
 std::string chip_of(const CounterLibrary& library, size_t device) {
   const std::string missing = driver_missing();
   if (!missing.empty()) throw std::runtime_error(missing);

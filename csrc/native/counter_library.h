@@ -42,8 +42,9 @@ class CounterLibrary {
 // where they may. Initialises the driver.
 std::string driver_missing();
 
-// CUDA context of the calling thread, or null where it has none or there is no driver.
+// CUDA context of the calling thread, or null where it has none or there is no driver; and the number of its device.
 cupti_profiler::Context current_context();
+size_t current_device();  // throws std::runtime_error where there is no context
 
 // Name of the chip of CUDA device `device`, e.g. "GH100". Throws std::runtime_error.
 std::string chip_of(const CounterLibrary& library, size_t device);

@@ -60,6 +60,7 @@ py::dict as_dict(const LaunchJoin& join) {
 
 void register_host(py::module_& m) {
   m.def("counter_driver_missing", &driver_missing, "Why no counter can be read here, for want of a driver; else ''.");
+  m.def("counter_current_device", &current_device, "CUDA's number of the device of this thread's context.");
   py::class_<CounterLibrary, std::shared_ptr<CounterLibrary>>(m, "CounterLibrary", "CUPTI's counter interfaces.")
       .def(py::init<const std::string&, const std::string&>(), py::arg("folder"), py::arg("cupti"))
       .def_property_readonly("version", &CounterLibrary::version, "130001 for 13.0 update 1; 0 where it does not say.")
