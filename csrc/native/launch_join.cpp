@@ -28,7 +28,9 @@ void LaunchJoin::add(const std::vector<Launch>& launches, std::vector<MeasuredRa
 std::string demangled(const char* symbol) {
   if (!symbol) return "";
   int status = 0;
-  char* text = abi::__cxa_demangle(symbol, nullptr, nullptr, &status);
+  // A C function may be called "b", which demangles to "bool".
+  const bool mangled = symbol[0] == '_' && symbol[1] == 'Z';
+  char* text = mangled ? abi::__cxa_demangle(symbol, nullptr, nullptr, &status) : nullptr;
   std::string name = status == 0 && text ? text : symbol;
   std::free(text);
   return name.substr(0, 300);

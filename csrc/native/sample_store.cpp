@@ -44,8 +44,8 @@ void SampleStore::add(uint64_t start_ns, uint64_t end_ns, const double* values) 
   double* sum = sum_.data() + (rows_ - 1) * kinds_.size();
   double* weight = weight_.data() + (rows_ - 1) * kinds_.size();
   for (size_t c = 0; c < kinds_.size(); ++c) {
-    if (std::isnan(values[c])) ++invalid_;
     if (kinds_[c] == kAddUp) {
+      if (std::isnan(values[c])) ++invalid_;
       sum[c] += values[c];  // NaN stays NaN: a sum with a part missing is not a sum
       continue;
     }

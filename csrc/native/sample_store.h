@@ -29,9 +29,9 @@ class SampleStore {
 
   int64_t num_samples() const { return samples_; }  // kept ones
   int64_t dropped_first() const { return dropped_first_; }
-  int64_t lost() const { return lost_; }      // as many as would fit the gaps
-  int64_t invalid() const { return invalid_; }  // values that were NaN
-  size_t merged() const { return merged_; }   // samples in a row; the last row may have fewer
+  int64_t lost() const { return lost_; }        // as many as would fit the gaps
+  int64_t invalid() const { return invalid_; }  // NaN among what is added up; a rate of nothing is none
+  size_t merged() const { return merged_; }     // samples in a row; the last row may have fewer
 
  private:
   void halve();

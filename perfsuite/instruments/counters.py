@@ -133,7 +133,7 @@ def timeline(raw: dict[str, Any], planned: Plan, interval_ns: int, by_time: bool
     if method != "cupti":
         notes.append(f"the samples' clock is not CUPTI's: placed by {method}")
     if raw["invalid"]:
-        notes.append(f"{raw['invalid']} values were not numbers")
+        notes.append(f"{raw['invalid']} counts were not numbers")
     if raw["error"]:
         notes.append(f"sampling ended early: {raw['error']}")
     known = method != "none"
