@@ -1,6 +1,7 @@
 """Planning of hardware counters for every chip that CUPTI knows, through its real host library, and our declarations of
 its interface. No GPU and no driver."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -176,6 +177,19 @@ def test_without_a_driver_every_instrument_says_so(cupti):
         _native.PmSampling(sampling, 0, BYTES[:1], [-1], True, 10**6, 1 << 20, 100, 10**7, 100).start()
     with pytest.raises(RuntimeError, match="driver"):
         _native.RangeReplay(host(cupti, "GH100"), BYTES[:1], 100).start()
+
+
+def test_command_line(cupti):
+    def perfsuite(*arguments):
+        command = [sys.executable, "-c", "from perfsuite.cli import main; main()", "counters", "plan", *arguments]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    told = json.loads(perfsuite("--chip", "AD102", "--set", "memory", "--json").stdout)
+    assert told["cupti"] == cupti.version and told["plans"] == [plan(cupti, "AD102", "memory").as_dict()]
+    shown = perfsuite("--chip", "AD102").stdout
+    assert "AD102 memory: 1 pass\n" in shown and "absent: AD102 has none of nvlrx__bytes.sum" in shown
+    wrong = perfsuite("--chip", "XX1")
+    assert wrong.returncode == 2 and len(wrong.stderr.splitlines()) == 1 and "GH100" in wrong.stderr
 
 
 def include_folder(cupti_path):
