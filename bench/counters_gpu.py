@@ -163,7 +163,8 @@ def dram(arguments: argparse.Namespace) -> dict[str, Any]:
                     time.sleep(took_ns * times / 1e9)
                 time.sleep(3 * interval)  # the sample that is under way at the stop is not kept
                 data = counters.stop()
-                found[kind] = values_of(data, np.nansum(data["values"], axis=0))
+                sums = values_of(data, np.nansum(data["values"], axis=0))
+                found[kind] = {key: value for key, value in sums.items() if key.endswith("_bytes")}
                 found[f"{kind}_seconds"] = seconds_of(data)
                 found[f"{kind}_lost"] = [data["dropped"], data["overflows"], data["clock"], data["notes"]]
             for way in ("read", "write"):

@@ -66,7 +66,7 @@ def _toolkits() -> list[Path]:
     try:
         command = [nvcc(), "--dryrun", "-x", "cu", os.devnull]
         said = subprocess.run(command, capture_output=True, text=True, timeout=60).stderr
-    except (BuildError, OSError):
+    except (BuildError, OSError, subprocess.TimeoutExpired):
         return []  # a wheel may be there
     tops = [line.partition("TOP=")[2].strip() for line in said.splitlines() if line.startswith("#$ TOP=")]
     return [Path(os.path.normpath(top)) for top in tops]
@@ -95,7 +95,10 @@ def why_not(path: Path) -> str | None:
     if not (path.parent / _HOST).exists():
         return f"{_HOST} is not beside it"
     command = [sys.executable, "-m", "perfsuite.counters.library", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "it does not answer within a minute"
     if done.returncode < 0:
         return f"it crashes ({signal.Signals(-done.returncode).name}): use CUPTI 13.0 or 13.1"
     try:
