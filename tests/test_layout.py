@@ -25,7 +25,7 @@ LAYERS = (
      "perfsuite.energy_idle", "perfsuite.energy_kernels", "perfsuite.energy_observations", "perfsuite.clock_events",
      "perfsuite.sensor_behaviour", "perfsuite.renewals",
      "perfsuite.build_cache", "perfsuite.torch_extension", "perfsuite.cuda_extension", "perfsuite.signature",
-     "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
+     "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf", "perfsuite.counters",
      "perfsuite.workloads.contract", "perfsuite.workloads.registry"},
     {"perfsuite.kernels"},
     {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
@@ -36,7 +36,8 @@ LAYERS = (
      "perfsuite.account_mfu", "perfsuite.account_power", "perfsuite.account_overhead", "perfsuite.headline",
      "perfsuite.ledger"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
-    {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.op_inspect.__main__"},
+    {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters",
+     "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).
