@@ -53,7 +53,7 @@ py::dict as_dict(const DeviceAccount& device) {
   py::list idle, busy, gaps;
   for (const IdleRow& row : device.idle) {
     py::dict d;
-    d["cause"] = kIdleCauseNames[size_t(row.cause)];
+    d["cause"] = name_of(row.cause);
     d["phase"] = row.phase;
     d["time_ns"] = row.time_ns;
     idle.append(d);

@@ -22,7 +22,10 @@ namespace perfsuite {
 //   python   none of these.
 enum class IdleCause : uint8_t { kLaunch, kSync, kData, kOps, kPython, kUnknown };
 constexpr int kIdleCauses = 6;
-constexpr const char* kIdleCauseNames[kIdleCauses] = {"launch", "sync", "data", "ops", "python", "unknown"};
+inline const char* name_of(IdleCause cause) {
+  constexpr const char* names[kIdleCauses] = {"launch", "sync", "data", "ops", "python", "unknown"};
+  return names[size_t(cause)];
+}
 
 struct IdleRow {
   IdleCause cause;
