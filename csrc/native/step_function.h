@@ -86,7 +86,7 @@ class StepFunction {
     head_ = steps_.size() - capacity_;
     base_ = steps_[head_ - 1].value;
     known_from_ns_ = std::max(known_from_ns_, steps_[head_].t_ns);
-    if (head_ < capacity_) return;
+    if (head_ < capacity_ / 4) return;
     steps_.erase(steps_.begin(), steps_.begin() + head_);
     head_ = 0;
   }
