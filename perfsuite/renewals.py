@@ -8,6 +8,7 @@ REGULAR = 0.2
 """A sensor counts as regular where its renewals keep a grid to within this share of what sampling leaves open."""
 _SCANNED = 100
 _TRIED = 10
+_TOO_OFTEN = "the value is renewed about as often as it was read, or more often: read it more often"
 LEAST = 8
 """Renewals: fewer tell no period."""
 
@@ -59,7 +60,8 @@ def dates(begin_ns: np.ndarray, end_ns: np.ndarray, values: np.ndarray) -> Dates
     if len(sample) < LEAST:
         return without(f"{len(sample)} renewals were seen: at least {LEAST} tell a period")
     if len(sample) > 0.8 * (len(values) - 1):
-        return without("the value was new at nearly every sample: it is renewed as often as it was read, or more often")
+        return without(_TOO_OFTEN)
+    apart = float(np.median(np.diff(begin_ns)))
     tolerated = REGULAR * float(np.median(half))
     for period, start in _candidates(middle[:_SCANNED]):
         number = _numbers(middle, period, start)
@@ -69,6 +71,8 @@ def dates(begin_ns: np.ndarray, end_ns: np.ndarray, values: np.ndarray) -> Dates
     else:
         return without(f"the renewals keep no grid to within {REGULAR:.0%} of what sampling leaves open")
     start, period, slack = fitted
+    if period < 1.5 * apart:  # the sampler's own grid passes through all stretches too
+        return without(_TOO_OFTEN)
     t = start + number * period
     left = max(abs(slack), 1.0) if slack < 0 else _left_open(number, low, high, start, period)
     period_open = 2 * left / max(1, int(number[-1] - number[0]))
