@@ -8,7 +8,6 @@ REGULAR = 0.2
 """A sensor counts as regular where its renewals keep a grid to within this share of what sampling leaves open."""
 _SCANNED = 100
 _TRIED = 10
-_TOO_OFTEN = "the value is renewed about as often as it was read, or more often: read it more often"
 LEAST = 8
 """Renewals: fewer tell no period."""
 
@@ -59,34 +58,32 @@ def dates(begin_ns: np.ndarray, end_ns: np.ndarray, values: np.ndarray) -> Dates
 
     if len(sample) < LEAST:
         return without(f"{len(sample)} renewals were seen: at least {LEAST} tell a period")
-    if len(sample) > 0.8 * (len(values) - 1):
-        return without(_TOO_OFTEN)
     apart = float(np.median(np.diff(begin_ns)))
     tolerated = REGULAR * float(np.median(half))
-    for period, start in _candidates(middle[:_SCANNED]):
+    for period, start in _candidates(middle[:_SCANNED], 1.5 * apart):
         number = _numbers(middle, period, start)
-        fitted = _fit(number, low, high)
-        if fitted is not None and -fitted[2] <= tolerated:
+        grid = _Grid(number, low, high)
+        if grid.slack >= -tolerated:
             break
     else:
-        return without(f"the renewals keep no grid to within {REGULAR:.0%} of what sampling leaves open")
-    start, period, slack = fitted
-    if period < 1.5 * apart:  # the sampler's own grid passes through all stretches too
-        return without(_TOO_OFTEN)
+        return without("the renewals keep no grid that the samples show: they are irregular, or nearly as frequent")
+    start, period, slack = grid.start, grid.period, grid.slack
     t = start + number * period
-    left = max(abs(slack), 1.0) if slack < 0 else _left_open(number, low, high, start, period)
-    period_open = 2 * left / max(1, int(number[-1] - number[0]))
-    return Dates(sample, t, np.full(len(t), left), number, period, period_open, slack < 0, None)
+    left, period_open = (-slack, -2 * slack / (number[-1] or 1)) if slack < 0 else grid.left_open()
+    return Dates(sample, t, np.full(len(t), max(left, 1.0)), number, period, period_open, slack < 0, None)
 
 
-def _candidates(middle: np.ndarray) -> list[tuple[float, float]]:
+def _candidates(middle: np.ndarray, shortest: float) -> list[tuple[float, float]]:
     """(period, start after the first middle) of grids that the middles may lie near, the longest period first.
 
-    As points on a circle of a grid's period they lie close together. They do so on the sampler's own grid too, and on
-    every part of a period: of several grids that all stretches allow, the longest is the sensor's.
+    As points on a circle of a grid's period they lie close together. They do so on every part of a period too: of
+    several grids that all stretches allow, the longest is the sensor's. The sampler's own grid passes through all
+    stretches as well: periods about as short as its own are no candidates.
     """
     t = middle - middle[0]
-    lowest, highest = 0.6 / float(np.median(np.diff(t))), 1.6 / float(np.min(np.diff(t)))
+    lowest, highest = 0.6 / float(np.median(np.diff(t))), 1 / shortest
+    if highest <= lowest:
+        return []
     frequency = np.arange(lowest, highest, 0.25 / t[-1])
     point = np.exp(2j * np.pi * np.outer(frequency, t)).mean(axis=1)
     together = np.abs(point)
@@ -112,23 +109,39 @@ def _numbers(middle: np.ndarray, period: float, start: float) -> np.ndarray:
     return number - number[0]
 
 
-def _fit(number: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[float, float, float] | None:
-    """(start, period, slack) of the grid that stays the furthest from the ends of the stretches; slack < 0: outside."""
-    from scipy.optimize import linprog  # imported here: only sensors need it
+class _Grid:
+    """The grid start + number * period that stays the furthest from the ends of the stretches.
 
-    origin, scale = low[0], float(np.median(np.diff(low)))
-    ones = np.ones(len(number))
-    above = np.stack([-ones, -number.astype(float), ones], axis=1)
-    below = np.stack([ones, number.astype(float), ones], axis=1)
-    limits = np.concatenate([-(low - origin), high - origin]) / scale
-    found = linprog([0, 0, -1], np.concatenate([above, below]), limits, bounds=[(None, None)] * 3, method="highs")
-    if not found.success:
-        return None
-    start, period, slack = found.x * scale
-    return origin + float(start), float(period), float(slack)
+    `slack` is that distance; below 0 no grid passes through all stretches, and it is by how much this one misses one.
+    """
 
+    def __init__(self, number: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        # In units of a period, so that the solver's tolerance is far below what matters.
+        self._origin, self._unit = float(low[0]), float(np.median(np.diff(low)))
+        ones, number = np.ones(len(number)), number.astype(np.float64)
+        self._last = float(number[-1])
+        self._rows = np.concatenate([np.stack([-ones, -number], axis=1), np.stack([ones, number], axis=1)])
+        self._limits = np.concatenate([-(low - self._origin), high - self._origin]) / self._unit
+        found = self._solve([0, 0, -1], np.column_stack([self._rows, np.ones(2 * len(number))]))
+        self._found = found
+        self.start = self._origin + float(found[0]) * self._unit
+        self.period, self.slack = float(found[1]) * self._unit, float(found[2]) * self._unit
 
-def _left_open(number: np.ndarray, low: np.ndarray, high: np.ndarray, start: float, period: float) -> float:
-    """How far a grid of this period may be moved before it leaves a stretch, the larger way."""
-    t = start + number * period
-    return float(max(np.min(high - t), np.min(t - low)))
+    def left_open(self) -> tuple[float, float]:
+        """How far off the dates and the period may be: over all grids that pass through the stretches."""
+        # A date is linear in start and period, so the first and the last one are off the furthest.
+        dates_off = [self._reach([1, 0]), self._reach([1, self._last])]
+        return self._unit * max(dates_off), self._unit * self._reach([0, 1])
+
+    def _reach(self, of: list[float]) -> float:
+        ends = [float(np.dot(of, self._solve([sign * c for c in of], self._rows))) for sign in (1, -1)]
+        here = float(np.dot(of, self._found[:2]))
+        return max(abs(end - here) for end in ends)
+
+    def _solve(self, cost: list[float], rows: np.ndarray) -> np.ndarray:
+        from scipy.optimize import linprog  # imported here: only sensors need it
+
+        found = linprog(cost, rows, self._limits, bounds=[(None, None)] * len(cost), method="highs")
+        if not found.success:
+            raise RuntimeError(f"dating renewals on a grid failed: {found.message}")
+        return found.x
