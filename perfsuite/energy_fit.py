@@ -47,6 +47,8 @@ class Fit(NamedTuple):
     """Sum of squares that they leave of the windows, J^2."""
     allowed: float
     """Sum of squares up to which other powers count as explaining the windows, before what is open."""
+    open_squares: float
+    """What is open for these powers, J^2."""
     sigma_j: float
     """Standard deviation of what is left of a window."""
 
@@ -69,7 +71,8 @@ def fit(windows: Windows) -> Fit:
         rest = windows.joules - windows.seconds @ watts
         squares = float(rest @ rest)
         sigma = max(_LEAST_SIGMA_J, float(np.sqrt(squares / max(1, len(rest) - len(watts)))))
-    return Fit(watts, squares, squares + SIGMAS**2 * sigma**2 * _clumping(rest), sigma)
+    allowed = squares + SIGMAS**2 * sigma**2 * _clumping(rest)
+    return Fit(watts, squares, allowed, float(watts @ windows.open @ watts), sigma)
 
 
 def intervals(windows: Windows, best: Fit) -> tuple[np.ndarray, np.ndarray]:

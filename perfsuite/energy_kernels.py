@@ -154,10 +154,13 @@ def _over_shifts(shifted: Any, open_ns: float) -> tuple[float, Fit, np.ndarray, 
 
     Windows dated on a grid may all be off by as much as the grid is; and a sensor shows its value a little late.
     """
-    late = np.arange(-np.ceil(open_ns / _SHIFT_NS), np.ceil((open_ns + LATEST_NS) / _SHIFT_NS) + 1) * _SHIFT_NS
+    coarse = np.arange(-open_ns, open_ns + LATEST_NS + _SHIFT_NS, _SHIFT_NS)
+    middle = coarse[np.argmin([fit(shifted(float(by))).squares for by in coarse])]
+    late = np.unique(np.append(coarse, middle + np.arange(-_SHIFT_NS, _SHIFT_NS, _SHIFT_NS / 8)))
     fits = [fit(shifted(float(by))) for by in late]
     best = int(np.argmin([one.squares for one in fits]))
-    near = np.flatnonzero([one.squares <= fits[best].allowed for one in fits])
+    allowed = fits[best].allowed + fits[best].open_squares
+    near = np.flatnonzero([one.squares <= allowed for one in fits])
     kept = near[np.unique(np.linspace(0, len(near) - 1, _SHIFTS_KEPT).astype(int))]
     found = [intervals(shifted(float(late[i])), fits[i]) for i in {*kept.tolist(), best}]
     return (float(late[best]), fits[best], np.min([low for low, _ in found], axis=0),
