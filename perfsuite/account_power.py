@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from perfsuite.account_blocks import why_not
+from perfsuite.account_kernel_power import kernel_power
 from perfsuite.account_phases import Arrays, Span
 from perfsuite.clock_events import REASONS, THROTTLED_SHARE, clocks
 from perfsuite.energy import energy_by_phase, phase_spans
@@ -30,6 +31,7 @@ def power(
         none = {"available": False, "reason": reason}
         return none | dict.fromkeys(_FIGURES) | {
             "phases": [], "idle_reason": reason, "above_idle_reason": reason, "gpm": none | {"devices": []},
+            "kernels_available": False, "kernels_reason": reason, "kernels": [], "no_kernel": None,
             "clocks": none | {"throttled": None, "share": None, "reasons": [], "sm_clock_mhz": None},
             "perf_per_watt": per_joule(None, reason, None, None),
         }  # fmt: skip
@@ -46,6 +48,7 @@ def power(
         "idle_source": idle and idle["idle_source"],
         "idle_reason": idle["reason"] if idle else "no idle power was measured in this pass",
         **above_idle(energy, idle, span.clock_ns / 1e9),
+        **kernel_power(pass_, arrays, samples, energy, span),
         "gpm": gpm(samples, span.start_ns, stop_ns),
         "clocks": clocks(samples, span.start_ns, stop_ns),
         "perf_per_watt": per_joule(energy["energy_j"], energy["reason"], _samples(pass_, span), model_flops_per_sample),

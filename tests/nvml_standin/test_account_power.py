@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from perfsuite.account_kernel_power import row_joules
 from perfsuite.account_phases import whole
 from perfsuite.account_power import per_joule, power, throttle_checks, throttle_notes
 from perfsuite.energy_idle import idle_power
@@ -102,8 +103,39 @@ def test_what_is_not_known_is_none_with_its_reason(standin):
     assert got["clocks"]["throttled"] is None and throttle_checks(got) == []
     nothing = power(pass_ | {"sampler": None}, {}, whole(pass_))
     assert nothing["reason"] == "no sampler ran in this pass"
-    assert not got.keys() - nothing.keys() - {"sources", "low_j", "high_j", "notes"}
+    listed = {"sources", "low_j", "high_j", "notes", "kernels_windows", "kernels_unexplained_share", "kernels_notes"}
+    assert not got.keys() - nothing.keys() - listed
+    assert got["kernels_reason"] == "no kernel recorder ran in this pass"
     assert per_joule(100.0, None, 50.0, None)["flops_per_j"] is None
+
+
+@pytest.mark.parametrize("uuid", ["GPU-00000001", "GPU-00000007", None])
+def test_joules_by_kernel_are_those_of_the_gpu_that_was_recorded(standin, uuid):
+    """Two kernels take turns on the second GPU; the first idles."""
+    standin.reset(gpus=2)
+    draw = np.random.default_rng(0)
+    edges = np.concatenate([[0.0], np.cumsum(draw.exponential(0.03, 1000))])
+    kernel = np.arange(1000) % 2
+    standin.schedule(edges, np.where(kernel == 0, 600.0, 300.0), gpu=1)
+    marks = np.arange(0, 24.0, 0.005)
+    spent = [np.interp(marks, edges, np.concatenate([[0], np.cumsum(np.diff(edges) * (kernel == k))])) for k in (0, 1)]
+    busy = np.round(np.diff(np.stack(spent, axis=1), axis=0) * 1e9).astype(np.int64)
+    pass_, arrays = run(standin, kernels={"power": {"uuid": uuid, "names": ["gemm"]}})
+    arrays |= {"kernel_power_edges_ns": START_NS + np.round(marks * 1e9).astype(np.int64), "kernel_power_busy": busy}
+    got = power(pass_, arrays, whole(pass_))
+    if uuid != "GPU-00000001":
+        assert not got["kernels_available"] and "none of those" in got["kernels_reason"]
+        assert row_joules(got, "gemm", 1.0) == (None, None)
+        return
+    assert got["kernels_available"], got["kernels_reason"]
+    gemm, others = got["kernels"]
+    assert (gemm["name"], others["name"]) == ("gemm", "other kernels")
+    assert gemm["mean_w"] == pytest.approx(600, rel=0.03) and others["mean_w"] == pytest.approx(300, rel=0.03)
+    joules, bound = row_joules(got, "gemm", 2.0)
+    assert abs(joules - 1200) <= bound and bound < 60
+    assert row_joules(got, "softmax", 1.0)[0] == pytest.approx(300, rel=0.03)
+    total = next(row for row in got["sources"] if row["source"] == "gpu1")["energy_j"]
+    assert gemm["energy_j"] + others["energy_j"] + got["no_kernel"]["energy_j"] == pytest.approx(total)
 
 
 @pytest.mark.parametrize("limit_w", [450.0, 700.0, 2000.0])
