@@ -119,7 +119,9 @@ class Watch:
         self._data["page_faults"] = faults
         if self._stacks is not None:
             clock = self._clock
-            self._data["host_stacks"] = self._stacks.stop(clock.timeline(), clock.names, clock.start_ns, stopped_ns)
+            stacks = self._stacks.stop(clock.timeline(), clock.names, clock.start_ns, stopped_ns)
+            self._arrays |= stacks.pop("arrays")
+            self._data["host_stacks"] = stacks
         return stopped_ns
 
     def data(self) -> dict[str, Any]:
