@@ -54,8 +54,8 @@ def onto(pass_: Mapping[str, Any], arrays: Arrays, other: Mapping[str, Any], oth
             kept.append(point)
     from_ns = np.array([point[0] for point in kept], np.int64)
     to_ns = np.array([point[1] for point in kept], np.int64)
-    steps = sum(tie[0] == "step" for _, _, tie in kept)
-    evaluations = sum(tie[0] == "evaluation" for _, _, tie in kept)
+    steps = sum(tie[0] == "step" for _, _, tie in common)
+    evaluations = sum(tie[0] == "evaluation" for _, _, tie in common)
     return Mapped(from_ns, to_ns, False, _note(pass_, other, from_ns, to_ns, steps, evaluations))
 
 

@@ -9,6 +9,7 @@ def lanes(start_ns: np.ndarray, end_ns: np.ndarray, nested: bool) -> list[np.nda
     """The indices of the slices of each lane, in the order in which they begin; the first lane that fits is taken.
 
     start_ns, end_ns: int64 (n,), end >= start. nested: a slice may lie within another one of its lane, else only after.
+    Of nested slices with the same times the first one given is the outer one.
     """
     # Of slices that begin together the longest goes around the others, or after those without a length.
     order = np.lexsort((-end_ns if nested else end_ns, start_ns))

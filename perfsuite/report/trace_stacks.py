@@ -4,19 +4,19 @@ import numpy as np
 
 
 def nested(slices: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Begin and end in ns and the frame of every slice, int64 (n,) each; slices lie within that of their caller.
+    """Begin and end in ns and the frame of every slice, int64 (n,) each; a caller stands before those it called.
 
     slices: int64 (samples, 3), rising: begin, end, node of the innermost frame. nodes: int64 (m, 2), the tree of calls:
     node of the caller (-1: none), frame.
     """
-    made: list[tuple[int, int, int]] = []
+    made: list[tuple[int, int, int, int]] = []
     around: list[tuple[int, int]] = []  # node, begin
     last_ns = 0
 
     def close(depth: int) -> None:
         while len(around) > depth:
             node, begin = around.pop()
-            made.append((begin, last_ns, int(nodes[node, 1])))
+            made.append((begin, len(around), last_ns, int(nodes[node, 1])))
 
     for begin, end, node in slices.tolist():
         path = []
@@ -31,5 +31,5 @@ def nested(slices: np.ndarray, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarra
         around += [(node, begin) for node in path[same:]]
         last_ns = end
     close(0)
-    out = np.array(made, np.int64).reshape(-1, 3)
-    return out[:, 0], out[:, 1], out[:, 2]
+    out = np.array(sorted(made), np.int64).reshape(-1, 4)  # a caller before those it called at the same time
+    return out[:, 0], out[:, 2], out[:, 3]

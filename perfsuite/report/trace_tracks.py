@@ -93,6 +93,7 @@ class _PassTracks:
         names, flows = self._pass.get("op_slice_names") or [], self._flows.of_ops
         for thread in np.unique(ops[:, 3]).tolist():
             these = np.flatnonzero(ops[:, 3] == thread)
+            these = these[np.argsort(ops[these, 4], kind="stable")]  # of two with the same times the outer one first
             self._slices(f"ops, thread {thread}" + (" (clock)" if thread == 0 else ""), self._group,
                          ops[these, 0], ops[these, 1], lambda i, these=these: names[ops[these[i], 2]], nested=True,
                          flows_of=lambda i, these=these: flows.get(int(these[i]), []))  # fmt: skip
