@@ -30,8 +30,11 @@ class Watch:
     begin_step() before each step and wraps its parts in phase(name).
     """
 
-    def __init__(self, model: Any = None, recorders: bool = False, host_stacks: bool = False) -> None:
-        """`model` gives ops the names of its modules. `host_stacks` has py-spy watch this process."""
+    def __init__(self, model: Any = None, recorders: bool = False, host_stacks: bool = False,
+                 optimizer: Any = None) -> None:  # fmt: skip
+        """`model` gives ops the names of its modules, and with `optimizer` tells what holds the memory. `host_stacks`
+        has py-spy watch this process.
+        """
         self._stacks = HostStacks() if host_stacks else None
         self._stacks_availability = self._stacks.available() if self._stacks else None
         self._clock = _native.PhaseClock(list(PHASES))
@@ -44,10 +47,11 @@ class Watch:
         self._data: dict[str, Any] = {}
         self._arrays: dict[str, np.ndarray] = {}
         if recorders:
-            self._make_recorders(model)
+            self._make_recorders(model, optimizer)
 
-    def _make_recorders(self, model: Any) -> None:
+    def _make_recorders(self, model: Any, optimizer: Any) -> None:
         from perfsuite.instruments.allocator import AllocatorAccount  # these load torch
+        from perfsuite.instruments.gpu_memory import MemoryAccount
         from perfsuite.instruments.op_costs import OpCosts
         from perfsuite.instruments.ops import OpRecorder
         from perfsuite.torch_extension import TorchExtensionError
@@ -55,6 +59,7 @@ class Watch:
         for name, make in (
             ("op recorder", lambda: OpRecorder(model, self._clock)),
             ("allocator", lambda: AllocatorAccount(self._clock)),
+            ("memory account", lambda: MemoryAccount(model, optimizer, self._clock)),
             ("op costs", OpCosts),
         ):
             try:
@@ -102,12 +107,16 @@ class Watch:
         self._clock.begin_step()
         if self._recording and "op recorder" in self._recorders:
             self._recorders["op recorder"].begin_step(self._step)
+        if self._recording and "memory account" in self._recorders:
+            self._recorders["memory account"].begin_step(self._step)
         self._step += 1
 
     def begin_evaluation(self) -> None:
         """An evaluation follows, until the next step."""
         if self._recording and "op recorder" in self._recorders:
             self._recorders["op recorder"].begin_evaluation()
+        if self._recording and "memory account" in self._recorders:
+            self._recorders["memory account"].begin_evaluation()
 
     def stop(self) -> int:
         """Stop the clock, then every instrument. Returns monotonic ns."""
@@ -155,6 +164,7 @@ class Watch:
             "ops": None,
             "allocator": recorded.get("allocator"),
             "op_costs": recorded.get("op costs"),
+            "gpu_memory": recorded.get("memory account"),
             "compiled_regions": 0,
         }
         ops = recorded.get("op recorder")

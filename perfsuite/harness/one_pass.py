@@ -71,7 +71,8 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     recorders = kind == "ledger"
 
     def make_watch(job: Any) -> Watch:
-        return Watch(getattr(job, "model", None), recorders=recorders, host_stacks=kind == "host_stacks")
+        return Watch(getattr(job, "model", None), recorders=recorders, host_stacks=kind == "host_stacks",
+                     optimizer=getattr(job, "optimizer", None))  # fmt: skip
 
     log_name = f"result_{request['index']}.txt" if kind == "clean" else f"{kind}_{request['index']}.txt"
     with MLLog(folder / log_name, source=request["workload"]) as log:
