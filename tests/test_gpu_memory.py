@@ -247,6 +247,9 @@ def test_an_address_that_is_used_again_is_another_block():
     assert {k: v for k, v in peak.categories.items() if v} == {"weights": 1000, "gradients": 400, "other": 50}
     early = replay(step, [Sighting(13, {"optimizer_state": {7: 300}}), gradients], PHASES_BY_HAND, 0)
     assert early.categories == peak.categories
+    # What was there before the gradient is an activation, also where it makes the peak.
+    step.events[2:4, 2] = [3000, -3000]
+    assert replay(step, [gradients], PHASES_BY_HAND, 0).categories["activations"] == 3000
 
 
 def test_an_activation_lives_into_the_backward_and_workspace_does_not():
