@@ -17,6 +17,7 @@ from perfsuite import cli_counters, cli_ops
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
+BESIDE = Path("beside the record")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
@@ -34,7 +35,8 @@ def main() -> None:
         click.echo(f"perfsuite: {error}", err=True)
         code = 2
     except ModuleNotFoundError as error:  # only what an extra brings is imported late
-        click.echo(f"perfsuite: {error.name} is not installed: pip install 'perfsuite[torch]'", err=True)
+        extra = "report" if error.name and error.name.split(".")[0] in ("perfetto", "google") else "torch"
+        click.echo(f"perfsuite: {error.name} is not installed: pip install 'perfsuite[{extra}]'", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("perfsuite: interrupted; what was finished is kept, `perfsuite run --resume last` goes on", err=True)
@@ -155,19 +157,44 @@ def _window(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
 @click.argument("run", default="last")
 @click.option("--steps", callback=_window, metavar="A:B", help="Account for steps A to B (not including B) only.")
 @click.option("--html", is_flag=True, help="Write report.html and print its path only.")
+@click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path), is_flag=False, flag_value=BESIDE,
+              metavar="[PATH]", help="Write a timeline for ui.perfetto.dev, beside the record or to PATH, and print "
+              "its path only.")
 @OUT
 @JSON
-def report(run: str, steps: tuple[int, int] | None, html: bool, out: Path, as_json: bool) -> int:
+def report(run: str, steps: tuple[int, int] | None, html: bool, perfetto: Path | None, out: Path,
+           as_json: bool) -> int:  # fmt: skip
     """Show a record: RUN is a number, a folder or 'last'."""
     from perfsuite import record
 
     folder = record.find(run, out)
+    if perfetto is not None:
+        if steps is not None:
+            raise click.UsageError("--perfetto draws the whole run: leave --steps out")
+        _write_trace(folder, perfetto, as_json)
+        return 0
     account = _account(folder, steps)
     if html:
         click.echo(write_page(account, folder))
     else:
         _show(account, folder, as_json)
     return 0
+
+
+def _write_trace(folder: Path, path: Path, as_json: bool) -> None:
+    from perfsuite import record
+    from perfsuite.report import perfetto
+
+    if path == BESIDE:
+        path = folder / perfetto.FILE_NAME
+    trace, absent = perfetto.render(vars(record.load(folder)), lambda name: record.arrays_of(folder, name))
+    record.write_atomically(path, trace)
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "absent": absent}))
+        return
+    for line in absent:
+        click.echo(line, err=True)
+    click.echo(path)
 
 
 @cli.command()

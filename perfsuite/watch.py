@@ -35,7 +35,7 @@ class Watch:
     """
 
     def __init__(self, kind: str = "clean", model: Any = None, optimizer: Any = None) -> None:
-        """`model` gives ops the names of its modules."""
+        """`model` gives ops the names of its modules, and with `optimizer` tells what holds the memory."""
         self._stacks = HostStacks() if kind == "host_stacks" else None
         self._stacks_availability = self._stacks.available() if self._stacks else None
         self._clock = _native.PhaseClock(list(PHASES))
@@ -48,10 +48,11 @@ class Watch:
         self._data: dict[str, Any] = {}
         self._arrays: dict[str, np.ndarray] = {}
         if kind in RECORDED:
-            self._make_recorders(model)
+            self._make_recorders(model, optimizer)
 
-    def _make_recorders(self, model: Any) -> None:
+    def _make_recorders(self, model: Any, optimizer: Any) -> None:
         from perfsuite.instruments.allocator import AllocatorAccount  # these load torch
+        from perfsuite.instruments.gpu_memory import MemoryAccount
         from perfsuite.instruments.op_costs import OpCosts
         from perfsuite.instruments.ops import OpRecorder
         from perfsuite.torch_extension import TorchExtensionError
@@ -59,6 +60,7 @@ class Watch:
         for name, make in (
             ("op recorder", lambda: OpRecorder(model, self._clock)),
             ("allocator", lambda: AllocatorAccount(self._clock)),
+            ("memory account", lambda: MemoryAccount(model, optimizer, self._clock)),
             ("op costs", OpCosts),
         ):
             try:
@@ -106,12 +108,16 @@ class Watch:
         self._clock.begin_step()
         if self._recording and "op recorder" in self._recorders:
             self._recorders["op recorder"].begin_step(self._step)
+        if self._recording and "memory account" in self._recorders:
+            self._recorders["memory account"].begin_step(self._step)
         self._step += 1
 
     def begin_evaluation(self) -> None:
         """An evaluation follows, until the next step."""
         if self._recording and "op recorder" in self._recorders:
             self._recorders["op recorder"].begin_evaluation()
+        if self._recording and "memory account" in self._recorders:
+            self._recorders["memory account"].begin_evaluation()
 
     def stop(self) -> int:
         """Stop the clock, then every instrument. Returns monotonic ns."""
@@ -123,7 +129,9 @@ class Watch:
         self._data["page_faults"] = faults
         if self._stacks is not None:
             clock = self._clock
-            self._data["host_stacks"] = self._stacks.stop(clock.timeline(), clock.names, clock.start_ns, stopped_ns)
+            stacks = self._stacks.stop(clock.timeline(), clock.names, clock.start_ns, stopped_ns)
+            self._arrays |= stacks.pop("arrays")
+            self._data["host_stacks"] = stacks
         return stopped_ns
 
     def data(self) -> dict[str, Any]:
@@ -159,6 +167,7 @@ class Watch:
             "ops": None,
             "allocator": recorded.get("allocator"),
             "op_costs": recorded.get("op costs"),
+            "gpu_memory": recorded.get("memory account"),
             "compiled_regions": 0,
         }
         ops = recorded.get("op recorder")
