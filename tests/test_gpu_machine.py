@@ -17,9 +17,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from perfsuite import ceilings, cuda_extension, gpu_machine, roofline
+from perfsuite import ceilings, cuda_extension, gpu_machine, machine, roofline
 from perfsuite.gpu_machine import device, gemm, latency, launch, memory, plan, sections, transfer
 from perfsuite.gpu_state import State
+from perfsuite.op_bench import gpu_ceilings
 from perfsuite.report.gpu_text import render_gpu
 from perfsuite.report.machine_text import render_machine
 
@@ -135,7 +136,8 @@ class StandIn:
 
 
 @pytest.fixture(scope="module")
-def measured(cuda_emulator_building):
+def small(cuda_emulator_building):
+    """Everything of a size that the emulator can do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cuda_extension.EMULATOR, str(cuda_emulator_building.build()))
         patch.setattr(cuda_extension, "_failures", {})
@@ -151,8 +153,13 @@ def measured(cuda_emulator_building):
         patch.setattr(transfer, "SIZES", (8, 64 * KIB, MIB))
         for name, count in (("CALLS", 60), ("NODES", 20), ("OPS", 10)):
             patch.setattr(launch, name, count)
-        shares: list[float] = []
-        found = gpu_machine.measure_on(StandIn(), lambda share, what: shares.append(share), quick=True)
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(small):
+    shares: list[float] = []
+    found = gpu_machine.measure_on(StandIn(), lambda share, what: shares.append(share), quick=True)
     assert shares == sorted(shares) and 0 <= shares[0] and shares[-1] <= 1
     return found
 
@@ -195,6 +202,19 @@ def test_products_that_were_measured_have_a_burst_and_a_sustained_rate(measured)
     for dtype in ("float32", "tf32", "bfloat16", "float64"):
         assert rates[dtype]["n"] in (32, 64) and [one["n"] for one in rates[dtype]["sizes"]] == [32, 64]
         assert measured["gemm_sustained"][dtype]["lowered_by"] == ["software power cap"]
+
+
+def test_the_op_benchmarks_hold_kernels_against_the_same_ceilings(small, measured, monkeypatch):
+    kept = {"gpus": [measured]}
+    monkeypatch.setattr(machine, "load_ceilings", lambda: (kept, None))
+    found, cache_bytes, absent = gpu_ceilings.measure()
+    assert found.levels == roofline.machine_of(measured).levels and found.op_overhead_ns is None
+    assert cache_bytes == 512 * KIB and absent == measured["absent"]
+    kept["gpus"] = None  # measured now, by the same code
+    monkeypatch.setattr(gpu_machine, "Gpu", StandIn)
+    found, cache_bytes, absent = gpu_ceilings.measure()
+    assert [level.name for level in found.levels] == ["L2", "DRAM"] and {"f32", "bf16"} <= set(found.peak_flops_per_s)
+    assert cache_bytes == 512 * KIB and absent == {}
 
 
 def test_units_that_this_gpu_lacks_are_said():
@@ -284,11 +304,11 @@ def test_the_roofline_takes_the_gpu_for_ops_on_it(made_up):
     for name in ("cuda", "cuda:1"):
         found, reason = roofline.ceilings_for(part, name)
         assert found is made_up and reason is None
-    machine = roofline.machine_of(made_up)
-    assert [level.name for level in machine.levels] == ["L2", "DRAM"] and machine.op_overhead_ns == 5000.0
-    assert machine.levels[0].capacity_bytes == 50 * MIB and math.isinf(machine.levels[1].capacity_bytes)
-    assert {"f32", "f64", "bf16", "f16", "tf32"} == set(machine.peak_flops_per_s)
-    large = roofline.place(machine, "bf16[1]", 1, 1.0, 2 * 10**12, 0, GIB)
+    roofs = roofline.machine_of(made_up)
+    assert [level.name for level in roofs.levels] == ["L2", "DRAM"] and roofs.op_overhead_ns == 5000.0
+    assert roofs.levels[0].capacity_bytes == 50 * MIB and math.isinf(roofs.levels[1].capacity_bytes)
+    assert {"f32", "f64", "bf16", "f16", "tf32"} == set(roofs.peak_flops_per_s)
+    large = roofline.place(roofs, "bf16[1]", 1, 1.0, 2 * 10**12, 0, GIB)
     assert large.level == "DRAM" and large.least_s == pytest.approx(2 / 2.9, rel=0.05)
     for device_name in ("cpu", None):
         assert roofline.ceilings_for(part, device_name) == (cpu, None)
@@ -309,11 +329,9 @@ def test_ceilings_from_before_gpus_are_still_read_and_say_what_they_lack():
 def test_without_a_gpu_the_reason_is_in_the_document_and_on_the_screen(monkeypatch):
     assert gpu_machine.measure() == (None, "torch sees no CUDA device")
     monkeypatch.setattr(ceilings, "_LIMIT_S", 0.0)
-    from perfsuite.machine import fingerprint
-
     found = ceilings.measure(quick=True, threads=1)
     assert found["gpus"] is None and found["gpus_reason"] == "torch sees no CUDA device"
-    assert "GPU: none (torch sees no CUDA device)" in shown(render_machine(fingerprint(), found))
+    assert "GPU: none (torch sees no CUDA device)" in shown(render_machine(machine.fingerprint(), found))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "torch is not installed" in gpu_machine.measure()[1]
 

@@ -14,7 +14,7 @@ from perfsuite.gpu_machine.sections import measure_parts, one_line
 Progress = Callable[[float, str], None]
 """Told the share that is done, and what is being measured."""
 
-PARTS = {"memory": memory.prepare, "latency": latency.prepare, "transfers": transfer.prepare, "launch": launch.prepare}
+PARTS = {"levels": memory.prepare, "latency": latency.prepare, "transfers": transfer.prepare, "launch": launch.prepare}
 """Measured together, interleaved; the products come afterwards, as they leave the GPU hot."""
 _EMPTY = {"levels": [], "latency": None, "transfers": None, "launch": None, "op_overhead_ns": None,
           "gemm_flops_per_s": {}, "gemm_reasons": {}, "gemm_sustained": None, "sensor": None}  # fmt: skip
@@ -44,7 +44,7 @@ def bandwidths_and_products() -> dict[str, Any]:
     """
     gpu, notes = Gpu(), []
     limit_s = time.monotonic() + _LIMIT_S / 4
-    entries, absent = measure_parts(gpu, {"memory": memory.prepare}, 4, limit_s, lambda done: None, notes)
+    entries, absent = measure_parts(gpu, {"levels": memory.prepare}, 4, limit_s, lambda done: None, notes)
     products, more = measure_parts(gpu, {"gemm": gemm.prepare}, 4, limit_s, lambda done: None, notes)
     return _document(gpu) | entries | products | {"absent": absent | more, "notes": notes}
 
