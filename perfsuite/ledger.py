@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perfsuite import account_blocks as blocks
+from perfsuite import account_power
 from perfsuite.account_checks import checks, residuals
 from perfsuite.account_ops import op_lines, op_notes, suite_ops
 from perfsuite.account_phases import Arrays, Span, whole
@@ -52,6 +53,8 @@ def account(
     span = windowed(pass_, pass_arrays, *window) if window is not None else whole(pass_)
     ops = op_lines(span, machine)
     found, check_notes = checks(pass_, passes, span, ops)
+    power = account_power.power(pass_, pass_arrays, span)
+    found += account_power.throttle_checks(power)
     notes = op_notes(ops, pass_.get("compiled_regions") or 0) + check_notes
     if pass_.get("ops") is None:
         notes.insert(0, f"no ops: the account is of a {pass_['kind']} pass, without an op recorder")
@@ -63,12 +66,12 @@ def account(
         "headline": {"answer": answer(record, score, score_reason, pass_), "limits": limits(span, ops)},
         "ledger": _ledger(pass_, span, ops, found, notes),
         "memory": memory,
-        "power": blocks.power(pass_, pass_arrays, span.start_ns, span.start_ns + span.clock_ns),
+        "power": power,
         "host": blocks.host(passes),
         "overhead": pass_.get("overhead"),
         "instruments": _instruments(passes),
         "series": blocks.series(pass_, pass_arrays),
-        "notes": _pass_notes(passes),
+        "notes": _pass_notes(passes) + account_power.throttle_notes(passes),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from perfsuite import _native
+from perfsuite import _native, clock_events
 from perfsuite.instruments import YES, Availability, no
 from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.instruments.sampler import Sampler
@@ -133,6 +133,7 @@ class Watch:
     def _collect(self, recorded: dict[str, dict[str, Any]], sampled: dict[str, Any]) -> None:
         clock = self._clock
         values = sampled["values"]
+        lowered = clock_events.clocks(sampled, clock.start_ns, clock.start_ns + clock.elapsed_ns)
         rss_bytes = values[:, sampled["columns"].index("rss_bytes")]
         self._arrays = {
             "step_table": clock.step_table(),
@@ -150,6 +151,7 @@ class Watch:
             "timeline_dropped": clock.timeline_dropped,
             "rss_peak_bytes": None if np.isnan(rss_bytes).all() else int(np.nanmax(rss_bytes)),
             "sampler": {key: value for key, value in sampled.items() if key not in ("values",)},
+            "clocks": lowered if lowered["available"] else None,
             "ops": None,
             "allocator": recorded.get("allocator"),
             "op_costs": recorded.get("op costs"),

@@ -22,6 +22,8 @@ LAYERS = (
     {"perfsuite.stats", "perfsuite.record", "perfsuite.machine", "perfsuite.topology", "perfsuite.memory_levels",
      "perfsuite.ceiling_tasks", "perfsuite.gpu_state", "perfsuite.torch_rates", "perfsuite.conditions",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
+     "perfsuite.energy_idle", "perfsuite.energy_kernels", "perfsuite.energy_observations", "perfsuite.clock_events",
+     "perfsuite.sensor_behaviour", "perfsuite.renewals",
      "perfsuite.build_cache", "perfsuite.torch_extension", "perfsuite.cuda_extension", "perfsuite.signature",
      "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
      "perfsuite.workloads.contract", "perfsuite.workloads.registry"},
@@ -29,7 +31,7 @@ LAYERS = (
     {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
     {"perfsuite.gpu_machine", "perfsuite.ceilings"},
     {"perfsuite.watch", "perfsuite.account_phases", "perfsuite.account_ops", "perfsuite.account_checks",
-     "perfsuite.account_blocks", "perfsuite.headline", "perfsuite.ledger"},
+     "perfsuite.account_blocks", "perfsuite.account_power", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
