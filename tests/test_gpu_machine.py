@@ -255,6 +255,13 @@ def made_up() -> dict[str, Any]:
         return {"name": name, "capacity_bytes": capacity, "working_set_bytes": 12 * MIB, "latency_ns": rate(ns),
                 **{f"{kind}_bytes_per_s": rate(bandwidth) for kind in memory.KINDS}}  # fmt: skip
 
+    def sensor(window_s: float | None, update_s: float) -> dict[str, Any]:
+        known = {"value": update_s, "spread": [0.9 * update_s, 1.1 * update_s], "reason": None}
+        unknown = {"value": None, "spread": None, "reason": "no window explains the readings"}
+        times = dict.fromkeys(("update_period_s", "lag_s", "rise_s", "fall_s", "counter_update_period_s"), known)
+        window = unknown if window_s is None else known | {"value": window_s, "spread": [window_s, window_s]}
+        return times | {"window_s": window, "aliasing": {"risk": "75% of the time is in no reading"}}
+
     plateaus = [{"name": name, "sizes": text, "from_bytes": 4 * KIB, "to_bytes": 96 * KIB, "reason": None,
                  "latency_ns": rate(200), "cycles": rate(350)} for name, text in plan.PLATEAUS.items()]  # fmt: skip
     plateaus[2] |= {"latency_ns": None, "cycles": None, "reason": "no size of the ladder lies there"}
@@ -271,7 +278,8 @@ def made_up() -> dict[str, Any]:
         "gemm_reasons": {"float8_e4m3fn": "this torch has no product of them"},
         "gemm_sustained": {"bfloat16": {"seconds": 2.0, "flops_per_s": rate(6e14), "sm_clock_hz": 1.4e9,
                                         "lowered_by": ["software power cap"], "reason": None}},
-        "sensor": None, "absent": {"sensor": "NVML: no power of this GPU"}, "notes": ["a note"],
+        "sensor": {"sensors": {"power_instant_w": sensor(0.025, 0.1), "power_average_w": sensor(None, 0.1)}},
+        "absent": {"launch": "no nvcc found"}, "notes": ["a note"],
         "sm_clock_hz": {"lo": 1.2e9, "hi": 1.98e9}, "sm_clock_reason": None,
     }  # fmt: skip
 
@@ -285,12 +293,14 @@ def shown(what: Any) -> str:
 def test_a_gpu_fits_on_one_screen(made_up):
     text = shown(render_gpu(made_up))
     lines = text.splitlines()
-    assert max(map(len, lines)) <= 100 and len(lines) <= 70 and "…" not in text
+    assert max(map(len, lines)) <= 100 and len(lines) <= 80 and "…" not in text
     assert "NVIDIA H100 80GB HBM3" in text and "2900" in text and "5500" in text
     for dtype in set(gemm.DTYPES) - {"float8_e4m3fn"}:
         assert any(line.split()[:1] == [dtype] for line in lines)
     assert "GEMM float8_e4m3fn: not measured (this torch has no product of them)" in text
-    assert "GPU sensor: not measured (NVML: no power of this GPU)" in text
+    assert "GPU launch: not measured (no nvcc found)" in text
+    assert "GPU power average, averages over: unknown (no window explains the readings)" in text
+    assert "GPU power instant: 75% of the time is in no reading" in text
     assert "software power cap" in text and "256 MiB" in text and "SM clock 1200 to 1980 MHz" in text
 
 
