@@ -233,8 +233,10 @@ def machine(quick: bool, as_json: bool) -> int:
     from perfsuite.machine import fingerprint
     from perfsuite.report.machine_text import render_machine
 
-    with Console(stderr=True).status("measuring bandwidths, latencies and peaks"):
-        measured = ceilings.measure(quick=quick)
+    with Console(stderr=True).status("measuring bandwidths, latencies and peaks") as status:
+        measured = ceilings.measure(
+            lambda done, total, what: status.update(f"measuring {what} ({100 * done // total} %)"), quick=quick
+        )
     path, reason = ceilings.save(measured)
     if as_json:
         click.echo(json.dumps(measured, allow_nan=False))

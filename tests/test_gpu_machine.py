@@ -17,9 +17,10 @@ import pytest
 import torch
 from rich.console import Console
 
-from perfsuite import ceilings, cuda_extension, gpu_machine, roofline
+from perfsuite import ceilings, cuda_extension, gpu_machine, machine, roofline
 from perfsuite.gpu_machine import device, gemm, latency, launch, memory, plan, sections, transfer
 from perfsuite.gpu_state import State
+from perfsuite.op_bench import gpu_ceilings
 from perfsuite.report.gpu_text import render_gpu
 from perfsuite.report.machine_text import render_machine
 
@@ -135,7 +136,8 @@ class StandIn:
 
 
 @pytest.fixture(scope="module")
-def measured(cuda_emulator_building):
+def small(cuda_emulator_building):
+    """Everything of a size that the emulator can do."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(cuda_extension.EMULATOR, str(cuda_emulator_building.build()))
         patch.setattr(cuda_extension, "_failures", {})
@@ -151,8 +153,13 @@ def measured(cuda_emulator_building):
         patch.setattr(transfer, "SIZES", (8, 64 * KIB, MIB))
         for name, count in (("CALLS", 60), ("NODES", 20), ("OPS", 10)):
             patch.setattr(launch, name, count)
-        shares: list[float] = []
-        found = gpu_machine.measure_on(StandIn(), lambda share, what: shares.append(share), quick=True)
+        yield
+
+
+@pytest.fixture(scope="module")
+def measured(small):
+    shares: list[float] = []
+    found = gpu_machine.measure_on(StandIn(), lambda share, what: shares.append(share), quick=True)
     assert shares == sorted(shares) and 0 <= shares[0] and shares[-1] <= 1
     return found
 
@@ -197,6 +204,19 @@ def test_products_that_were_measured_have_a_burst_and_a_sustained_rate(measured)
         assert measured["gemm_sustained"][dtype]["lowered_by"] == ["software power cap"]
 
 
+def test_the_op_benchmarks_hold_kernels_against_the_same_ceilings(small, measured, monkeypatch):
+    kept = {"gpus": [measured]}
+    monkeypatch.setattr(machine, "load_ceilings", lambda: (kept, None))
+    found, cache_bytes, absent = gpu_ceilings.measure()
+    assert found.levels == roofline.machine_of(measured).levels and found.op_overhead_ns is None
+    assert cache_bytes == 512 * KIB and absent == measured["absent"]
+    kept["gpus"] = None  # measured now, by the same code
+    monkeypatch.setattr(gpu_machine, "Gpu", StandIn)
+    found, cache_bytes, absent = gpu_ceilings.measure()
+    assert [level.name for level in found.levels] == ["L2", "DRAM"] and {"f32", "bf16"} <= set(found.peak_flops_per_s)
+    assert cache_bytes == 512 * KIB and absent == {}
+
+
 def test_units_that_this_gpu_lacks_are_said():
     class Old(StandIn):
         capability = (7, 5)
@@ -235,6 +255,13 @@ def made_up() -> dict[str, Any]:
         return {"name": name, "capacity_bytes": capacity, "working_set_bytes": 12 * MIB, "latency_ns": rate(ns),
                 **{f"{kind}_bytes_per_s": rate(bandwidth) for kind in memory.KINDS}}  # fmt: skip
 
+    def sensor(window_s: float | None, update_s: float) -> dict[str, Any]:
+        known = {"value": update_s, "spread": [0.9 * update_s, 1.1 * update_s], "reason": None}
+        unknown = {"value": None, "spread": None, "reason": "no window explains the readings"}
+        times = dict.fromkeys(("update_period_s", "lag_s", "rise_s", "fall_s", "counter_update_period_s"), known)
+        window = unknown if window_s is None else known | {"value": window_s, "spread": [window_s, window_s]}
+        return times | {"window_s": window, "aliasing": {"risk": "75% of the time is in no reading"}}
+
     plateaus = [{"name": name, "sizes": text, "from_bytes": 4 * KIB, "to_bytes": 96 * KIB, "reason": None,
                  "latency_ns": rate(200), "cycles": rate(350)} for name, text in plan.PLATEAUS.items()]  # fmt: skip
     plateaus[2] |= {"latency_ns": None, "cycles": None, "reason": "no size of the ladder lies there"}
@@ -251,7 +278,8 @@ def made_up() -> dict[str, Any]:
         "gemm_reasons": {"float8_e4m3fn": "this torch has no product of them"},
         "gemm_sustained": {"bfloat16": {"seconds": 2.0, "flops_per_s": rate(6e14), "sm_clock_hz": 1.4e9,
                                         "lowered_by": ["software power cap"], "reason": None}},
-        "sensor": None, "absent": {"sensor": "NVML: no power of this GPU"}, "notes": ["a note"],
+        "sensor": {"sensors": {"power_instant_w": sensor(0.025, 0.1), "power_average_w": sensor(None, 0.1)}},
+        "absent": {"launch": "no nvcc found"}, "notes": ["a note"],
         "sm_clock_hz": {"lo": 1.2e9, "hi": 1.98e9}, "sm_clock_reason": None,
     }  # fmt: skip
 
@@ -265,12 +293,14 @@ def shown(what: Any) -> str:
 def test_a_gpu_fits_on_one_screen(made_up):
     text = shown(render_gpu(made_up))
     lines = text.splitlines()
-    assert max(map(len, lines)) <= 100 and len(lines) <= 70 and "…" not in text
+    assert max(map(len, lines)) <= 100 and len(lines) <= 80 and "…" not in text
     assert "NVIDIA H100 80GB HBM3" in text and "2900" in text and "5500" in text
     for dtype in set(gemm.DTYPES) - {"float8_e4m3fn"}:
         assert any(line.split()[:1] == [dtype] for line in lines)
     assert "GEMM float8_e4m3fn: not measured (this torch has no product of them)" in text
-    assert "GPU sensor: not measured (NVML: no power of this GPU)" in text
+    assert "GPU launch: not measured (no nvcc found)" in text
+    assert "GPU power average, averages over: unknown (no window explains the readings)" in text
+    assert "GPU power instant: 75% of the time is in no reading" in text
     assert "software power cap" in text and "256 MiB" in text and "SM clock 1200 to 1980 MHz" in text
 
 
@@ -284,11 +314,11 @@ def test_the_roofline_takes_the_gpu_for_ops_on_it(made_up):
     for name in ("cuda", "cuda:1"):
         found, reason = roofline.ceilings_for(part, name)
         assert found is made_up and reason is None
-    machine = roofline.machine_of(made_up)
-    assert [level.name for level in machine.levels] == ["L2", "DRAM"] and machine.op_overhead_ns == 5000.0
-    assert machine.levels[0].capacity_bytes == 50 * MIB and math.isinf(machine.levels[1].capacity_bytes)
-    assert {"f32", "f64", "bf16", "f16", "tf32"} == set(machine.peak_flops_per_s)
-    large = roofline.place(machine, "bf16[1]", 1, 1.0, 2 * 10**12, 0, GIB)
+    roofs = roofline.machine_of(made_up)
+    assert [level.name for level in roofs.levels] == ["L2", "DRAM"] and roofs.op_overhead_ns == 5000.0
+    assert roofs.levels[0].capacity_bytes == 50 * MIB and math.isinf(roofs.levels[1].capacity_bytes)
+    assert {"f32", "f64", "bf16", "f16", "tf32"} == set(roofs.peak_flops_per_s)
+    large = roofline.place(roofs, "bf16[1]", 1, 1.0, 2 * 10**12, 0, GIB)
     assert large.level == "DRAM" and large.least_s == pytest.approx(2 / 2.9, rel=0.05)
     for device_name in ("cpu", None):
         assert roofline.ceilings_for(part, device_name) == (cpu, None)
@@ -309,11 +339,9 @@ def test_ceilings_from_before_gpus_are_still_read_and_say_what_they_lack():
 def test_without_a_gpu_the_reason_is_in_the_document_and_on_the_screen(monkeypatch):
     assert gpu_machine.measure() == (None, "torch sees no CUDA device")
     monkeypatch.setattr(ceilings, "_LIMIT_S", 0.0)
-    from perfsuite.machine import fingerprint
-
     found = ceilings.measure(quick=True, threads=1)
     assert found["gpus"] is None and found["gpus_reason"] == "torch sees no CUDA device"
-    assert "GPU: none (torch sees no CUDA device)" in shown(render_machine(fingerprint(), found))
+    assert "GPU: none (torch sees no CUDA device)" in shown(render_machine(machine.fingerprint(), found))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "torch is not installed" in gpu_machine.measure()[1]
 

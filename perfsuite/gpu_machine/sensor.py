@@ -57,13 +57,13 @@ def _square_wave(gpu: Gpu, load: Run, batch: int, cycles: int) -> np.ndarray:
     edges = []
     for _ in range(cycles):
         edges.append(time.monotonic_ns())
-        end = edges[-1] + int(1e9 * _HALF_S * draw.uniform(0.8, 1.2))
+        end = edges[-1] + int(1e9 * _HALF_S * draw.uniform(0.6, 1.4))
         while time.monotonic_ns() < end:
             for _ in range(batch):
                 load()
             gpu.synchronize()
         edges.append(time.monotonic_ns())
-        time.sleep(_HALF_S * draw.uniform(0.8, 1.2))
+        time.sleep(_HALF_S * draw.uniform(0.6, 1.4))
     return np.array(edges, dtype=np.int64)
 
 

@@ -1,7 +1,5 @@
 """The ceilings that `perfsuite ops bench` holds kernels against on a GPU: those of `perfsuite machine`."""
 
-import torch
-
 from perfsuite import gpu_machine, machine, roofline
 
 
@@ -13,5 +11,4 @@ def measure() -> tuple[roofline.Machine, int, dict[str, str]]:
     """
     kept, _ = machine.load_ceilings()
     entry = kept["gpus"][0] if kept and kept.get("gpus") else gpu_machine.bandwidths_and_products()
-    cache_bytes = torch.cuda.get_device_properties(torch.cuda.current_device()).L2_cache_size
-    return roofline.machine_of(entry)._replace(op_overhead_ns=None), cache_bytes, entry["absent"]
+    return roofline.machine_of(entry)._replace(op_overhead_ns=None), entry["l2_bytes"], entry["absent"]

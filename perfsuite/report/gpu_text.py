@@ -14,6 +14,10 @@ _LAUNCH = {
     "kernel_period_ns": "empty kernels in the queue, each", "graph_node_ns": "empty kernels of a graph, each",
     "graph_call_ns": "replay of 1000 nodes, host's call", "op_ns": "smallest torch op",
 }  # fmt: skip
+_SENSOR = {
+    "update_period_s": "renewed every", "window_s": "averages over", "lag_s": "lags by", "rise_s": "rises in",
+    "fall_s": "falls in", "counter_update_period_s": "energy counter renewed every",
+}  # fmt: skip
 _WAYS = {"HtoD": "host to device", "DtoH": "device to host", "both": "both at once"}
 
 
@@ -36,9 +40,9 @@ def render_gpu(gpu: dict[str, Any]) -> RenderableType:
     grid = Table.grid(padding=(0, 2))
     for name, what in _LAUNCH.items() if gpu["launch"] else ():
         grid.add_row(what, f"{spread(gpu['launch'][name], 1e3)} us")
-    for name, found in (gpu["sensor"] or {"sensors": {}})["sensors"].items():
-        grid.add_row(f"sensor {name.removesuffix('_w').replace('_', ' ')}", _behaviour(found))
     parts.append(grid)
+    if gpu["sensor"]:
+        parts += render_sensors(gpu["sensor"]["sensors"])
     parts += [Text(f"GPU {part}: not measured ({reason})") for part, reason in gpu["absent"].items()]
     clock = gpu.get("sm_clock_hz")
     if clock:
@@ -87,9 +91,26 @@ def _transfers(rows: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _behaviour(found: dict[str, Any]) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {digits(value) if value > 0 else value}"
-                     for key, value in found.items() if isinstance(value, int | float))  # fmt: skip
+def render_sensors(sensors: dict[str, dict[str, Any]]) -> list[RenderableType]:
+    """A row for each quantity, a column for each sensor; what cannot be told, and what is misread, in lines below."""
+    names = {column: column.removesuffix("_w").replace("_", " ") for column in sensors}
+    table = _table("Power sensors: times in ms with their spread", ("", *names.values()))
+    said: list[str] = []
+    for key, what in _SENSOR.items():
+        cells = []
+        for column, found in sensors.items():
+            one = found[key]
+            if one["value"] is None:
+                cells.append("unknown")
+                said.append(f"GPU {names[column]}, {what}: unknown ({one['reason']})")
+            else:
+                low, high = (digits(1e3 * value) for value in one["spread"])
+                cells.append(f"{digits(1e3 * one['value'])} ({low}-{high})")
+        table.add_row(what, *cells)
+    for column, found in sensors.items():
+        if found["aliasing"]["risk"]:
+            said.append(f"GPU {names[column]}: {found['aliasing']['risk']}")
+    return [table, *(Text(line) for line in said)]
 
 
 def _table(title: str, headings: tuple[str, ...]) -> Table:

@@ -1,13 +1,17 @@
 """The square-wave load behind the behaviour of a power sensor: what reaches the analysis, from a scripted driver."""
 
+import io
+import json
 import time
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from perfsuite import sensor_behaviour
 from perfsuite.gpu_machine import sensor
+from perfsuite.report.gpu_text import render_sensors
 
 
 @pytest.fixture
@@ -55,3 +59,15 @@ def test_without_power_readings_the_drivers_reason_is_given(standin, gpu):
 def test_without_nvml_the_reason_is_given(gpu):
     with pytest.raises(RuntimeError, match="nowhere"):
         sensor.measure(gpu, lambda: None, 1, nvml_path="/nowhere/libnvidia-ml.so.1")
+
+
+def test_what_the_analysis_says_is_kept(standin, gpu):
+    """The real analysis, of readings that never change: it cannot tell, and says so."""
+    standin.reset(gpus=2)
+    found = sensor.measure(gpu, lambda: None, 2, nvml_path=standin.path)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    for one in found["sensors"].values():
+        assert one["window_s"]["value"] is None and one["window_s"]["reason"]
+    text = io.StringIO()
+    Console(file=text, width=100).print(*render_sensors(found["sensors"]))
+    assert "renewed every" in text.getvalue() and "unknown (" in text.getvalue()
