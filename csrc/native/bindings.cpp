@@ -6,4 +6,5 @@ PYBIND11_MODULE(_native, m) {
   perfsuite::register_phases(m);
   perfsuite::register_sampler(m);
   perfsuite::register_membench(m);
+  perfsuite::register_kernels(m);
 }

@@ -23,8 +23,8 @@ struct Scope {
 struct LaunchObserver {
   // An op begins; what the thread launches from here on comes from `site`, a number of the op recorder's, never 0.
   // `outermost`: no other op of this thread encloses it.
-  void (*begin)(int64_t now_ns, uint64_t site, bool outermost);
-  void (*end)(int64_t now_ns, bool outermost);
+  void (*begin)(const LaunchObserver* self, int64_t now_ns, uint64_t site, bool outermost);
+  void (*end)(const LaunchObserver* self, int64_t now_ns, bool outermost);
 };
 
 struct SharedTable {

@@ -50,14 +50,14 @@ void ThreadRecorder::tell_launches(Frame& frame, const LaunchObserver* observer)
   const int32_t phase = uint32_t(frame.phase) < uint32_t(kMaxPhases) ? frame.phase : -1;
   const Direction direction = frame.in_node ? Direction::kBackward : Direction::kNone;
   frame.site = table_.find(RowKey::make(frame.name->id, frame.scope.module, frame.scope.op, phase, direction));
-  observer->begin(frame.begin_ns, site_id(number_, frame.site), depth_ == 1);
+  observer->begin(observer, frame.begin_ns, site_id(number_, frame.site), depth_ == 1);
 }
 
 // Forgets the frames from this depth on, whose ops did not end on this thread in this recording.
 void ThreadRecorder::drop_to(size_t depth) {
   for (; depth_ > depth; --depth_) {
     const LaunchObserver* observer = frames_[depth_ - 1].observer;
-    if (observer) observer->end(now_ns(), depth_ == 1);
+    if (observer) observer->end(observer, now_ns(), depth_ == 1);
   }
 }
 
@@ -123,7 +123,7 @@ void ThreadRecorder::end(const at::RecordFunction& fn) {
   if (depth_ == 0 || epoch_.load(std::memory_order_relaxed) != recording_.epoch.load(std::memory_order_acquire)) return;
   if (frames_[depth_ - 1].fn != &fn && !unwind_to(fn)) return;
   const Frame& frame = frames_[--depth_];
-  if (frame.observer) frame.observer->end(t, depth_ == 0);
+  if (frame.observer) frame.observer->end(frame.observer, t, depth_ == 0);
   const int64_t total_ns = t - frame.begin_ns;
   const int64_t self_ns = total_ns - frame.children_ns;
   const int32_t phase = uint32_t(frame.phase) < uint32_t(kMaxPhases) ? frame.phase : -1;

@@ -1,0 +1,26 @@
+// NVIDIA's CUPTI, found at run time: the one that torch has loaded, else one of those offered.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "cupti_api.h"
+
+namespace perfsuite {
+
+struct CuptiLibrary {
+  cupti::Api api;
+  std::string path;
+  uint32_t version = 0;     // as cuptiGetVersion gives it: 26 is that of CUDA 12.8, 130001 of 13.0 update 1
+  std::string unavailable;  // why nothing of it can be used; empty: usable
+
+  // "cuptiX: what CUPTI says of the code".
+  std::string why(const std::string& function, cupti::Return code) const;
+};
+
+// driver: what dlopen takes, "libcuda.so.1". Without a driver that sees a GPU nothing of CUPTI is called: most of its
+// functions fail then, and some crash. candidates: tried in this order when no libcupti is in the process yet.
+// The libraries stay loaded for the rest of the process, because CUPTI may call back at any time.
+CuptiLibrary open_cupti(const std::string& driver, const std::vector<std::string>& candidates);
+
+}  // namespace perfsuite
