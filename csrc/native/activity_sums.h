@@ -21,7 +21,7 @@ struct ActivityLimits {
   // Time t is accounted once a record that ended at t + horizon_ns or later was seen, or at finish(). What arrives for
   // an accounted time is late. CUPTI hands out a buffer when it is full or flushed: flush at least twice a horizon.
   int64_t horizon_ns = 3'000'000'000;
-  size_t pending = 1 << 20;      // device records waiting for their horizon; where there are more it is shortened
+  size_t pending = 1 << 20;  // records of one device waiting for their horizon; where there are more it is shortened
   size_t calls = 1 << 20;        // latest correlation ids whose call and external id are remembered; a power of two
   size_t host_events = 1 << 20;  // latest phase changes, op changes and synchronising calls, each
   size_t rows = 1 << 15;         // what comes after that many rows goes to rows named "(other)"
@@ -58,14 +58,14 @@ struct IdleRow {
   int64_t time_ns;
 };
 
-constexpr int kGapClasses = 9;  // up to 1 us, 10 us, ... 100 s, longer
+constexpr int kGapClasses = 9;  // up to 1 us, 10 us, ... 10 s, longer
 struct GapClass {
-  int64_t up_to_ns;  // exclusive; 0: without limit
+  int64_t up_to_ns = 0;  // 0: without limit
   int64_t count = 0, time_ns = 0;
 };
 
 struct DeviceAccount {  // busy_ns + idle_ns == clock_ns; the rows' share_ns of this device add up to busy_ns
-  int32_t device;
+  int32_t device = 0;
   int64_t clock_ns = 0, busy_ns = 0, idle_ns = 0;
   int64_t overlap_ns = 0;                        // durations - busy, without late work
   std::vector<IdleRow> idle;                     // adds up to idle_ns
@@ -103,8 +103,8 @@ struct ActivityData {
 
 class ActivitySums {
  public:
-  // cupti_version is cuptiGetVersion()'s. With next null buffers are walked by the record sizes of that version.
-  // Throws std::invalid_argument where its records are not known here.
+  // cupti_version is cuptiGetVersion()'s. With next null buffers are walked by the record sizes of that version, which
+  // is for tests. Throws std::invalid_argument where the records of that version are not known here.
   ActivitySums(uint32_t cupti_version, GetNextRecord next, const ActivityLimits& limits = {});
   ~ActivitySums();
 
