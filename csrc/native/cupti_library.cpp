@@ -63,7 +63,7 @@ void* open_library(const std::vector<std::string>& candidates, CuptiLibrary& lib
 
 }  // namespace
 
-std::string CuptiLibrary::why(const std::string& function, cupti::Return code) const {
+std::string CuptiLibrary::why(const std::string& function, cupti::Result code) const {
   const char* text = nullptr;
   if (!api.result_string || api.result_string(code, &text) != cupti::kSuccess || !text)
     return function + ": CUPTI error " + std::to_string(code);
@@ -91,7 +91,7 @@ CuptiLibrary open_cupti(const std::string& driver, const std::vector<std::string
 #undef PERFSUITE_CUPTI_REQUIRE
   if (!library.unavailable.empty()) return library;
 
-  if (const cupti::Return code = api.version(&library.version)) {
+  if (const cupti::Result code = api.version(&library.version)) {
     library.unavailable = library.why("cuptiGetVersion", code);
     return library;
   }

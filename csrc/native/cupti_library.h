@@ -15,7 +15,7 @@ struct CuptiLibrary {
   std::string unavailable;  // why nothing of it can be used; empty: usable
 
   // "cuptiX: what CUPTI says of the code".
-  std::string why(const std::string& function, cupti::Return code) const;
+  std::string why(const std::string& function, cupti::Result code) const;
 };
 
 // driver: what dlopen takes, "libcuda.so.1". Without a driver that sees a GPU nothing of CUPTI is called: most of its

@@ -79,8 +79,10 @@ uint64_t real_time() {
   return uint64_t(t.tv_sec) * 1'000'000'000 + uint64_t(t.tv_nsec);
 }
 
-// Whether a driver or runtime function of this name gives the device work: "cuLaunchKernelEx", "cudaMemcpyAsync_v3020".
-bool gives_work(const char* name) {
+// Whether a driver or runtime function of this name gives the device work, "cuLaunchKernelEx", "cudaMemcpyAsync_v3020",
+// or waits for it, "cuStreamSynchronize".
+bool is_of_interest(const char* name) {
+  if (std::strstr(name, "Synchronize")) return true;
   while (*name == '_') ++name;
   for (const char* prefix : {"cuda", "cu64", "cu"}) {
     if (std::strncmp(name, prefix, std::strlen(prefix)) != 0) continue;
@@ -93,7 +95,7 @@ bool gives_work(const char* name) {
 }
 
 struct Kind {
-  int kind;
+  uint32_t kind;
   const char* name;
   bool needed;  // without the others there is less to see
 };
@@ -104,7 +106,7 @@ constexpr Kind kKinds[] = {
     {cupti::kOverhead, "overhead", false},
     {cupti::kMemset, "memset", true},
     {cupti::kMemcpy, "memcpy", true},
-    {cupti::kMemcpy2, "memcpy between GPUs", false},
+    {cupti::kMemcpyPeer, "memcpy between GPUs", false},
     {cupti::kConcurrentKernel, "kernels", true},
 };
 
@@ -128,7 +130,7 @@ KernelRecorder::~KernelRecorder() {
   }
 }
 
-void KernelRecorder::check(const char* function, cupti::Return code) const {
+void KernelRecorder::check(const char* function, cupti::Result code) const {
   if (code != cupti::kSuccess) throw std::runtime_error(library_.why(function, code));
 }
 
@@ -157,12 +159,12 @@ void KernelRecorder::start(int32_t data_phase, const std::vector<int32_t>& devic
   observer.pop = library_.api.pop_external_id;
   observer.sums = std::make_shared<ActivitySums>(library_.version, library_.api.next_record, limits);
   recording_ = std::move(recording);
-  recording_->data.start_ns = now_ns();
-  recording_->sums().start(recording_->data.start_ns, data_phase);
+  recording_->sums().start(now_ns(), data_phase);
   for (const int32_t device : devices) recording_->sums().expect_device(device);
   if (const PhaseClock* clock = active_clock()) observer.sums->host().phase(now_ns(), clock->current());
 
-  ActivitySums& sums = *observer.sums;  // not through recording_: stop() takes that while the buffers' thread still runs
+  // Not through recording_, which stop() takes while the buffers' thread still runs.
+  ActivitySums& sums = *observer.sums;
   ActivityBuffers::instance().start({[&sums](uint8_t* buffer, size_t bytes) { sums.consume(buffer, bytes); },
                                      [this, &sums] {
                                        library_.api.flush_all(0);
@@ -188,7 +190,7 @@ void KernelRecorder::subscribe() {
   // No callback is enabled: the subscription is held so that two clients do not disturb each other unseen.
   const auto ignore = [](void*, int, uint32_t, const void*) {};
   char holder[cupti::kOldNameBytes] = "";
-  cupti::Return code;
+  cupti::Result code;
   if (library_.api.subscribe_v2) {
     cupti::SubscriberParams params{sizeof params, "perfsuite", holder, sizeof holder};
     code = library_.api.subscribe_v2(&subscriber_, ignore, nullptr, &params);
@@ -211,7 +213,7 @@ void KernelRecorder::enable() {
   if (library_.api.enable_all_sync_records) library_.api.enable_all_sync_records(0);
   enable_calls();
   for (const Kind& kind : kKinds) {
-    const cupti::Return code = library_.api.enable(kind.kind);
+    const cupti::Result code = library_.api.enable(kind.kind);
     if (code == cupti::kSuccess)
       kinds_.push_back(kind.kind);
     else if (kind.needed)
@@ -221,7 +223,7 @@ void KernelRecorder::enable() {
   }
 }
 
-// The calls that give the device work, by name: their numbers grow with each version.
+// By name: there are more of them in each version.
 void KernelRecorder::enable_calls() {
   const cupti::Api& api = library_.api;
   constexpr uint32_t kManyCalls = 1 << 14;  // a library that knows every number would never end the loop
@@ -231,12 +233,12 @@ void KernelRecorder::enable_calls() {
     const char* name = nullptr;
     for (uint32_t id = 1; api.callback_name && choose && id < kManyCalls; ++id) {
       if (api.callback_name(domain, id, &name) != cupti::kSuccess || !name) break;
-      if (!gives_work(name) || choose(id, 1) != cupti::kSuccess) continue;
+      if (!is_of_interest(name) || choose(id, 1) != cupti::kSuccess) continue;
       calls_.emplace_back(domain, id);
       ++chosen;
     }
     if (chosen > 0) continue;
-    const int kind = domain == cupti::kDriverApi ? cupti::kDriver : cupti::kRuntime;
+    const uint32_t kind = domain == cupti::kDriverApi ? cupti::kDriver : cupti::kRuntime;
     check("cuptiActivityEnable for API calls", api.enable(kind));
     kinds_.push_back(kind);
     note("this CUPTI records all API calls or none: all are recorded, at a higher cost");
@@ -310,11 +312,10 @@ KernelData KernelRecorder::stop(int64_t stop_ns) {
   const auto recording = std::move(recording_);
   KernelData& data = recording->data;
   if (recording->pause_began_ns != 0) recording->paused_ns += now_ns() - recording->pause_began_ns;
-  data.stop_ns = stop_ns;
   recording->sums().stop(stop_ns);
   observe(nullptr);
   disable();
-  const cupti::Return flushed = library_.api.flush_all(cupti::kFlushForced);
+  const cupti::Result flushed = library_.api.flush_all(cupti::kFlushForced);
   if (flushed != cupti::kSuccess)
     data.notes.push_back("records may be missing: " + library_.why("cuptiActivityFlushAll", flushed));
   ActivityBuffers& buffers = ActivityBuffers::instance();

@@ -4,8 +4,9 @@
 // - kernels as CONCURRENT_KERNEL, since KERNEL runs them one after the other; each node of a CUDA graph by itself.
 // - the site of a launch, as an external correlation id that the op recorder pushes. CUPTI puts one such record before
 //   each record of an API call, so calls have to be recorded too; their begin is also when work was handed over. But
-//   only of calls that give the device work (launches, copies, fills): the many small ones (cudaGetDevice, event
-//   records) would cost two records each. Where CUPTI cannot choose among calls, all of them are recorded.
+//   only of calls that give the device work (launches, copies, fills) or wait for it: the many small ones
+//   (cudaGetDevice, event records) would cost two records each. Where CUPTI cannot choose among calls, all of them
+//   are recorded.
 // - waits of the host as SYNCHRONIZATION, without the queries that torch's allocator polls events with.
 //
 // CUPTI has one client at a time: the recorder holds its subscription while it runs, so that another client
@@ -30,7 +31,6 @@ namespace perfsuite {
 
 struct KernelData {
   ActivityData sums;
-  int64_t start_ns = 0, stop_ns = 0;
   int64_t buffers_most_held = 0;
   std::vector<std::string> notes;  // what is not as it should be
 };
@@ -43,6 +43,7 @@ class KernelRecorder {
   ~KernelRecorder();
   KernelRecorder(const KernelRecorder&) = delete;
   KernelRecorder& operator=(const KernelRecorder&) = delete;
+  const CuptiLibrary& library() const { return library_; }
 
   // data_phase: the phase in which the host waits for data; -1: none. devices: accounted even if nothing runs on them.
   // Throws std::runtime_error with the reason where it cannot record; everything is then as before.
@@ -65,11 +66,11 @@ class KernelRecorder {
   void give_back();
   void count_dropped(ActivitySums& sums);
   void note(const std::string& text);
-  void check(const char* function, cupti::Return code) const;
+  void check(const char* function, cupti::Result code) const;
 
   CuptiLibrary library_;
   cupti::Subscriber subscriber_ = nullptr;
-  std::vector<int> kinds_;                             // enabled by us
+  std::vector<uint32_t> kinds_;                             // enabled by us
   std::vector<std::pair<int, uint32_t>> calls_;        // (domain, callback id), enabled by us
   std::unique_ptr<Recording> recording_;
 };
