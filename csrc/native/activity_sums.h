@@ -10,12 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "activity_reader.h"
+#include "device_timeline.h"
 #include "host_timeline.h"
+#include "idle_causes.h"
 
 namespace perfsuite {
-
-// cuptiActivityGetNextRecord: CUptiResult (uint8_t* buffer, size_t valid_bytes, CUpti_Activity** record).
-using GetNextRecord = int (*)(uint8_t* buffer, size_t valid_bytes, void** record);
 
 struct ActivityLimits {
   // Time t is accounted once a record that ended at t + horizon_ns or later was seen, or at finish(). What arrives for
@@ -27,8 +27,6 @@ struct ActivityLimits {
   size_t rows = 1 << 15;         // what comes after that many rows goes to rows named "(other)"
   uint32_t external_kind = 0;    // CUpti_ExternalCorrelationKind whose ids are taken; 0: any
 };
-
-enum class WorkKind : uint8_t { kKernel, kMemcpy, kMemset };
 
 // Work of one name, launched at one site in one phase of the host, on one device. Times are those between start and
 // stop: work that began before or ended after is cut.
@@ -46,22 +44,6 @@ struct ActivityRow {
   int64_t bytes = 0;     // memcpy and memset
   std::array<int64_t, 3> grid{}, block{};  // kernels, last seen
   int64_t registers = 0, shared_bytes = 0;
-};
-
-// Idle time of a device by what the host was doing; activity_sums.cpp says how each is found.
-enum class IdleCause : uint8_t { kLaunch, kSync, kData, kOps, kPython, kUnknown };
-const char* name_of(IdleCause cause);  // "launch" ...
-
-struct IdleRow {
-  IdleCause cause;
-  int32_t phase;  // the clock thread's at that time
-  int64_t time_ns;
-};
-
-constexpr int kGapClasses = 9;  // up to 1 us, 10 us, ... 10 s, longer
-struct GapClass {
-  int64_t up_to_ns = 0;  // 0: without limit
-  int64_t count = 0, time_ns = 0;
 };
 
 struct DeviceAccount {  // busy_ns + idle_ns == clock_ns; the rows' share_ns of this device add up to busy_ns
@@ -94,9 +76,10 @@ struct ActivityData {
   int64_t late_ns = 0;          // late_ns, is in time_ns of their row and in no device's busy time
   uint64_t unknown = 0;         // records of a kind that is not read here
   uint64_t damaged = 0;         // buffers that could not be read to their end
-  uint64_t untimed = 0;         // device records without valid times: in calls of no row
+  uint64_t untimed = 0;         // device records without valid times or device: in no row
   uint64_t outside = 0;         // device records of work that lies before start or after stop
   uint64_t unlaunched = 0;      // device records whose launch call was not seen or is forgotten
+  uint64_t late_syncs = 0;      // synchronising calls that arrived after a part of their time was accounted
   uint64_t other = 0;           // device records that went to "(other)" rows
   uint64_t shortened = 0;       // times the horizon was shortened because too many records were pending
 };

@@ -53,14 +53,31 @@ class StepFunction {
     forget();
   }
 
-  // Index of the first step after t_ns; the value at t_ns is value_before() it.
-  size_t after(int64_t t_ns) const {
-    return std::upper_bound(steps_.begin() + head_, steps_.end(), t_ns,
-                            [](int64_t t, const Step& step) { return t < step.t_ns; }) -
-           steps_.begin();
+  // Index of the first step after t_ns; the value at t_ns is value_before() it. `near` is where to look first, any
+  // number will do; it is left at the result, so that times that follow each other are found without a search.
+  size_t after(int64_t t_ns, size_t& near) const {
+    size_t low = head_, high = steps_.size();
+    const size_t i = std::clamp(near, low, high);
+    if (i < high && steps_[i].t_ns <= t_ns) {
+      size_t stride = 1;
+      for (low = i + 1; i + stride < high && steps_[i + stride].t_ns <= t_ns; stride *= 2) low = i + stride + 1;
+      high = std::min(high, i + stride);
+    } else if (i > low && steps_[i - 1].t_ns > t_ns) {
+      size_t stride = 1;
+      for (high = i - 1; i - low > stride && steps_[i - 1 - stride].t_ns > t_ns; stride *= 2) high = i - 1 - stride;
+      low = i - low > stride ? i - stride : low;
+    } else {
+      return near = i;
+    }
+    const auto step = std::upper_bound(steps_.begin() + low, steps_.begin() + high, t_ns,
+                                       [](int64_t t, const Step& s) { return t < s.t_ns; });
+    return near = step - steps_.begin();
   }
   int32_t value_before(size_t i) const { return i > head_ ? steps_[i - 1].value : base_; }
-  const std::vector<Step>& steps() const { return steps_; }
+  // When step i happens; never where there is no such step.
+  int64_t time_of(size_t i) const {
+    return i < steps_.size() ? steps_[i].t_ns : std::numeric_limits<int64_t>::max();
+  }
   int64_t known_from_ns() const { return known_from_ns_; }
 
  private:
@@ -69,7 +86,7 @@ class StepFunction {
     head_ = steps_.size() - capacity_;
     base_ = steps_[head_ - 1].value;
     known_from_ns_ = std::max(known_from_ns_, steps_[head_].t_ns);
-    if (head_ < capacity_) return;
+    if (head_ < capacity_ / 4) return;
     steps_.erase(steps_.begin(), steps_.begin() + head_);
     head_ = 0;
   }
