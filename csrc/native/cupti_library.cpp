@@ -43,8 +43,8 @@ std::string loaded_cupti() {
   return path;
 }
 
-void* open_library(const std::vector<std::string>& candidates, CuptiLibrary& library) {
-  library.path = loaded_cupti();
+void* open_library(const std::vector<std::string>& candidates, bool take_loaded, CuptiLibrary& library) {
+  if (take_loaded) library.path = loaded_cupti();
   if (!library.path.empty()) {
     if (void* handle = dlopen(library.path.c_str(), RTLD_NOW | RTLD_NOLOAD)) return handle;
     library.unavailable = "CUPTI is loaded but cannot be used: " + last_error();
@@ -70,11 +70,11 @@ std::string CuptiLibrary::why(const std::string& function, cupti::Result code) c
   return function + ": " + text;
 }
 
-CuptiLibrary open_cupti(const std::string& driver, const std::vector<std::string>& candidates) {
+CuptiLibrary open_cupti(const std::string& driver, const std::vector<std::string>& candidates, bool take_loaded) {
   CuptiLibrary library;
   library.unavailable = driver_trouble(driver);
   if (!library.unavailable.empty()) return library;
-  void* handle = open_library(candidates, library);
+  void* handle = open_library(candidates, take_loaded, library);
   if (!handle) return library;
   library.unavailable.clear();
 

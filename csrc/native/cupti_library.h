@@ -1,4 +1,4 @@
-// NVIDIA's CUPTI, found at run time: the one that torch has loaded, else one of those offered.
+// NVIDIA's CUPTI, found at run time.
 #pragma once
 
 #include <string>
@@ -19,8 +19,9 @@ struct CuptiLibrary {
 };
 
 // driver: what dlopen takes, "libcuda.so.1". Without a driver that sees a GPU nothing of CUPTI is called: most of its
-// functions fail then, and some crash. candidates: tried in this order when no libcupti is in the process yet.
+// functions fail then, and some crash. take_loaded: a libcupti that is in the process already, torch's, comes first: two
+// of them would be two clients. candidates: then tried in this order.
 // The libraries stay loaded for the rest of the process, because CUPTI may call back at any time.
-CuptiLibrary open_cupti(const std::string& driver, const std::vector<std::string>& candidates);
+CuptiLibrary open_cupti(const std::string& driver, const std::vector<std::string>& candidates, bool take_loaded);
 
 }  // namespace perfsuite

@@ -122,6 +122,8 @@ struct KernelRecorder::Recording {
   ActivitySums& sums() { return *observer->sums; }
 };
 
+KernelRecorder::KernelRecorder(CuptiLibrary library) : library_(std::move(library)) {}
+
 KernelRecorder::~KernelRecorder() {
   try {
     if (recording_) stop(now_ns());

@@ -39,7 +39,7 @@ struct KernelData {
 class KernelRecorder {
  public:
   // library: usable, see CuptiLibrary::unavailable.
-  explicit KernelRecorder(CuptiLibrary library) : library_(std::move(library)) {}
+  explicit KernelRecorder(CuptiLibrary library);
   ~KernelRecorder();
   KernelRecorder(const KernelRecorder&) = delete;
   KernelRecorder& operator=(const KernelRecorder&) = delete;

@@ -23,25 +23,26 @@ py::dict kernel_data(const KernelData& data) {
 void register_kernels(py::module_& m) {
   m.def(
       "find_cupti",
-      [](const std::string& driver, const std::vector<std::string>& candidates) {
-        const CuptiLibrary library = open_cupti(driver, candidates);
+      [](const std::string& driver, const std::vector<std::string>& candidates, bool take_loaded) {
+        const CuptiLibrary library = open_cupti(driver, candidates, take_loaded);
         py::dict out;
         out["path"] = library.path;
         out["version"] = library.version;
         out["reason"] = library.unavailable;
         return out;
       },
-      py::arg("driver"), py::arg("candidates"),
+      py::arg("driver"), py::arg("candidates"), py::arg("take_loaded"),
       "{path, version, reason} of the CUPTI that would be used; reason is empty where it can be used.");
 
   using Released = py::call_guard<py::gil_scoped_release>;
   py::class_<KernelRecorder>(m, "KernelRecorder", "Records what the GPUs do. One runs at a time in a process.")
-      .def(py::init([](const std::string& driver, const std::vector<std::string>& candidates) {
-             CuptiLibrary library = open_cupti(driver, candidates);
+      .def(py::init([](const std::string& driver, const std::vector<std::string>& candidates, bool take_loaded) {
+             CuptiLibrary library = open_cupti(driver, candidates, take_loaded);
              if (!library.unavailable.empty()) throw std::runtime_error(library.unavailable);
              return std::make_unique<KernelRecorder>(std::move(library));
            }),
-           py::arg("driver"), py::arg("candidates"), "Raises RuntimeError with the reason where CUPTI cannot be used.")
+           py::arg("driver"), py::arg("candidates"), py::arg("take_loaded"),
+           "Raises RuntimeError with the reason where CUPTI cannot be used.")
       .def_property_readonly("cupti",
                              [](const KernelRecorder& recorder) {
                                return py::dict(py::arg("version") = recorder.library().version,

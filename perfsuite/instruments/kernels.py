@@ -51,7 +51,7 @@ class KernelRecorder:
         cupti: str | None = None,
     ):
         self._ops, self._clock, self._slice_steps = ops, clock, slice_steps
-        self._driver, self._candidates = driver, cupti_candidates() if cupti is None else [cupti]
+        self._where = (driver, cupti_candidates(), True) if cupti is None else (driver, [cupti], False)
         self._native: Any = None
         self._start_ns = 0
         self._slicing = False
@@ -61,7 +61,7 @@ class KernelRecorder:
 
         Whether another program's profiler holds CUPTI is seen by start() alone.
         """
-        reason = _native.find_cupti(self._driver, self._candidates)["reason"] or _torch_profiler()
+        reason = _native.find_cupti(*self._where)["reason"] or _torch_profiler()
         return no(reason) if reason else YES
 
     def start(self) -> None:
@@ -73,7 +73,7 @@ class KernelRecorder:
             raise Unavailable(availability.reason)
         names = self._phases()
         try:
-            native = _native.KernelRecorder(self._driver, self._candidates)
+            native = _native.KernelRecorder(*self._where)
             native.start(names.index(DATA_PHASE) if DATA_PHASE in names else -1, _devices())
         except RuntimeError as error:
             raise Unavailable(str(error)) from None
