@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from perfsuite import _native
-from perfsuite.instruments import YES, Availability, no
+from perfsuite.instruments import YES, Availability, Unavailable, no
 from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.instruments.sampler import Sampler
 
@@ -24,7 +24,7 @@ def page_faults() -> dict[str, int]:
 
 
 class Watch:
-    """The phase clock and the sampler always; op recorder and allocator account when `recorders`.
+    """The phase clock and the sampler always; op recorder, allocator account and kernel recorder when `recorders`.
 
     Life: start() when the clock starts, stop() when it stops, then data() and arrays(). In between the owner calls
     begin_step() before each step and wraps its parts in phase(name).
@@ -48,6 +48,7 @@ class Watch:
 
     def _make_recorders(self, model: Any) -> None:
         from perfsuite.instruments.allocator import AllocatorAccount  # these load torch
+        from perfsuite.instruments.kernels import KernelRecorder
         from perfsuite.instruments.op_costs import OpCosts
         from perfsuite.instruments.ops import OpRecorder
         from perfsuite.torch_extension import TorchExtensionError
@@ -62,6 +63,11 @@ class Watch:
                 self._recorder_availability[name] = YES
             except TorchExtensionError as error:
                 self._recorder_availability[name] = no(str(error))
+        # The last to start: its account of the device begins with the clock.
+        kernels = KernelRecorder(self._recorders.get("op recorder"), self._clock)
+        self._recorder_availability[kernels.NAME] = kernels.available()
+        if self._recorder_availability[kernels.NAME].available:
+            self._recorders[kernels.NAME] = kernels
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
         """Time inside it belongs to the phase of this name; phases nest, the inner one gets the time."""
@@ -76,8 +82,12 @@ class Watch:
             self._stacks.start()
         self._sampler.start()
         self._clock.set_split("op recorder" in self._recorders)
-        for recorder in self._recorders.values():
-            recorder.start()
+        for name, recorder in list(self._recorders.items()):
+            try:
+                recorder.start()
+            except Unavailable as error:
+                self._recorder_availability[name] = no(str(error))
+                del self._recorders[name]
         self._faults = page_faults()
         return self._clock.start()
 
@@ -100,8 +110,9 @@ class Watch:
     def begin_step(self) -> None:
         """What follows belongs to the next step."""
         self._clock.begin_step()
-        if self._recording and "op recorder" in self._recorders:
-            self._recorders["op recorder"].begin_step(self._step)
+        for name in ("op recorder", "kernel recorder"):
+            if self._recording and name in self._recorders:
+                self._recorders[name].begin_step(self._step)
         self._step += 1
 
     def begin_evaluation(self) -> None:
@@ -151,6 +162,7 @@ class Watch:
             "rss_peak_bytes": None if np.isnan(rss_bytes).all() else int(np.nanmax(rss_bytes)),
             "sampler": {key: value for key, value in sampled.items() if key not in ("values",)},
             "ops": None,
+            "kernels": None,
             "allocator": recorded.get("allocator"),
             "op_costs": recorded.get("op costs"),
             "compiled_regions": 0,
@@ -162,7 +174,13 @@ class Watch:
             self._arrays["ops_self_ns"] = marks["self_ns"]
             self._arrays["ops_calls"] = marks["calls"]
             self._data["compiled_regions"] = ops.pop("compiled_regions")
+            self._arrays["op_slices"] = ops.pop("slices")
+            self._data["op_slice_names"] = ops.pop("slice_names")
             self._data["ops"] = ops
+        kernels = recorded.get("kernel recorder")
+        if kernels is not None:
+            self._arrays["kernel_slices"] = kernels.pop("slices")
+            self._data["kernels"] = kernels
         self._data["instruments"] = self._instruments()
 
     def _instruments(self) -> list[dict[str, Any]]:
