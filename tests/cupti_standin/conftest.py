@@ -73,7 +73,7 @@ def build_standin(tmp_path_factory) -> Callable[..., Standin]:
     def build(*omit: str) -> Standin:
         if omit not in built:
             path = folder / f"variant{len(built)}" / "libcupti.so.13"
-            path.parent.mkdir()
+            path.parent.mkdir(exist_ok=True)
             flags = ["-std=c++17", "-O1", "-fvisibility=hidden", "-pthread", *(f"-DOMIT_{name}" for name in omit)]
             subprocess.run([*shared, *flags, f"-I{native}", FOLDER / "standin.cpp", "-o", path], check=True)
             built[omit] = Standin(path, driver)

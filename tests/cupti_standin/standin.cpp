@@ -344,7 +344,7 @@ EXPORT Result cuptiActivityDisable(uint32_t kind) {
   if (!s.kinds.erase(kind)) violate("disables a kind that it had not enabled");
   return kSuccess;
 }
-static Result choose(int domain, uint32_t id, uint8_t on) {
+[[maybe_unused]] static Result choose(int domain, uint32_t id, uint8_t on) {
   State& s = state();
   std::lock_guard<std::mutex> lock(s.mutex);
   if (!g_names[domain].count(id)) return kInvalidParameter;
