@@ -42,10 +42,12 @@ def examine() -> list[dict[str, Any]]:
     add("instruments", "phase clock", YES)
     if importlib.util.find_spec("torch"):
         from perfsuite.instruments.allocator import AllocatorAccount
+        from perfsuite.instruments.kernels import KernelRecorder
         from perfsuite.instruments.ops import OpRecorder
 
         add("instruments", "op recorder", OpRecorder.available())
         add("instruments", "allocator account", AllocatorAccount.available())
+        add("instruments", "kernel recorder", KernelRecorder().available())
     else:
         add("instruments", "op recorder", no("torch is not installed"))
     for name, availability in Sampler().sources().items():

@@ -4,19 +4,22 @@ A Watch covers one clocked stretch of one process. The harness, `prove` and peop
 """
 
 import resource
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 from perfsuite import _native, clock_events
-from perfsuite.instruments import YES, Availability, no
+from perfsuite.instruments import YES, Availability, Unavailable, no
 from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.instruments.sampler import Sampler
 
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
 RECORDED = ("ledger", "watch")
 """Kinds of passes that carry the recorders."""
+STEPPED = ("op recorder", "kernel recorder", "memory account", "counter replay")
+"""Instruments that are told when a step begins."""
 
 
 def page_faults() -> dict[str, int]:
@@ -28,7 +31,8 @@ def page_faults() -> dict[str, int]:
 class Watch:
     """The phase clock and the sampler always; what else is on depends on the kind of the pass.
 
-    "clean": nothing. "ledger", "watch": op recorder and allocator account. "host_stacks": py-spy beside the process.
+    "clean": nothing. "ledger", "watch": recorders of ops and kernels, allocator and memory account. "timeline": the
+    GPU's counters over time. "counters": its counters for each kernel, and the op recorder. "host_stacks": py-spy.
 
     Life: start() when the clock starts, stop() when it stops, then data() and arrays(). In between the owner calls
     begin_step() before each step and wraps its parts in phase(name).
@@ -49,25 +53,50 @@ class Watch:
         self._arrays: dict[str, np.ndarray] = {}
         if kind in RECORDED:
             self._make_recorders(model, optimizer)
+        elif kind in ("timeline", "counters"):
+            self._make_counters(kind, model)
 
     def _make_recorders(self, model: Any, optimizer: Any) -> None:
         from perfsuite.instruments.allocator import AllocatorAccount  # these load torch
         from perfsuite.instruments.gpu_memory import MemoryAccount
+        from perfsuite.instruments.kernels import KernelRecorder
         from perfsuite.instruments.op_costs import OpCosts
         from perfsuite.instruments.ops import OpRecorder
+
+        self._add("op recorder", lambda: OpRecorder(model, self._clock))
+        self._add("allocator", lambda: AllocatorAccount(self._clock))
+        self._add("memory account", lambda: MemoryAccount(model, optimizer, self._clock))
+        self._add("op costs", OpCosts)
+        # The last to start: its account of the device begins with the clock.
+        self._add_available(KernelRecorder(self._recorders.get("op recorder"), self._clock))
+
+    def _make_counters(self, kind: str, model: Any) -> None:
+        from perfsuite.instruments.counters import CounterReplay, CounterTimeline
+
+        if kind == "timeline":
+            self._add_available(CounterTimeline())
+            return
+        from perfsuite.instruments.ops import OpRecorder  # loads torch
+
+        self._add("op recorder", lambda: OpRecorder(model, self._clock))
+        ops = self._recorders.get("op recorder")
+        self._add_available(CounterReplay(self._clock, site_of=ops.site) if ops else CounterReplay(self._clock))
+
+    def _add(self, name: str, make: Callable[[], Any]) -> None:
+        """An instrument of perfsuite._torch, which may not be there."""
         from perfsuite.torch_extension import TorchExtensionError
 
-        for name, make in (
-            ("op recorder", lambda: OpRecorder(model, self._clock)),
-            ("allocator", lambda: AllocatorAccount(self._clock)),
-            ("memory account", lambda: MemoryAccount(model, optimizer, self._clock)),
-            ("op costs", OpCosts),
-        ):
-            try:
-                self._recorders[name] = make()
-                self._recorder_availability[name] = YES
-            except TorchExtensionError as error:
-                self._recorder_availability[name] = no(str(error))
+        try:
+            self._recorders[name] = make()
+            self._recorder_availability[name] = YES
+        except TorchExtensionError as error:
+            self._recorder_availability[name] = no(str(error))
+
+    def _add_available(self, instrument: Any) -> None:
+        """An instrument that knows by itself whether it works here; start() may still learn that it does not."""
+        self._recorder_availability[instrument.NAME] = availability = instrument.available()
+        if availability.available:
+            self._recorders[instrument.NAME] = instrument
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
         """Time inside it belongs to the phase of this name; phases nest, the inner one gets the time."""
@@ -82,8 +111,12 @@ class Watch:
             self._stacks.start()
         self._sampler.start()
         self._clock.set_split("op recorder" in self._recorders)
-        for recorder in self._recorders.values():
-            recorder.start()
+        for name, recorder in list(self._recorders.items()):
+            try:
+                recorder.start()
+            except Unavailable as error:
+                self._recorder_availability[name] = no(str(error))
+                del self._recorders[name]
         self._faults = page_faults()
         return self._clock.start()
 
@@ -106,18 +139,16 @@ class Watch:
     def begin_step(self) -> None:
         """What follows belongs to the next step."""
         self._clock.begin_step()
-        if self._recording and "op recorder" in self._recorders:
-            self._recorders["op recorder"].begin_step(self._step)
-        if self._recording and "memory account" in self._recorders:
-            self._recorders["memory account"].begin_step(self._step)
+        for name in STEPPED:
+            if self._recording and name in self._recorders:
+                self._recorders[name].begin_step(self._step)
         self._step += 1
 
     def begin_evaluation(self) -> None:
         """An evaluation follows, until the next step."""
-        if self._recording and "op recorder" in self._recorders:
-            self._recorders["op recorder"].begin_evaluation()
-        if self._recording and "memory account" in self._recorders:
-            self._recorders["memory account"].begin_evaluation()
+        for name in ("op recorder", "memory account"):
+            if self._recording and name in self._recorders:
+                self._recorders[name].begin_evaluation()
 
     def stop(self) -> int:
         """Stop the clock, then every instrument. Returns monotonic ns."""
@@ -165,9 +196,12 @@ class Watch:
             "sampler": {key: value for key, value in sampled.items() if key not in ("values",)},
             "clocks": lowered if lowered["available"] else None,
             "ops": None,
+            "kernels": None,
             "allocator": recorded.get("allocator"),
             "op_costs": recorded.get("op costs"),
             "gpu_memory": recorded.get("memory account"),
+            "counters": None,
+            "replay": recorded.get("counter replay"),
             "compiled_regions": 0,
         }
         ops = recorded.get("op recorder")
@@ -177,7 +211,18 @@ class Watch:
             self._arrays["ops_self_ns"] = marks["self_ns"]
             self._arrays["ops_calls"] = marks["calls"]
             self._data["compiled_regions"] = ops.pop("compiled_regions")
+            self._arrays["op_slices"] = ops.pop("slices")
+            self._data["op_slice_names"] = ops.pop("slice_names")
             self._data["ops"] = ops
+        kernels = recorded.get("kernel recorder")
+        if kernels is not None:
+            self._arrays["kernel_slices"] = kernels.pop("slices")
+            self._data["kernels"] = kernels
+        counters = recorded.get("counter timeline")
+        if counters is not None:
+            self._arrays["counters_t_ns"] = counters.pop("t_ns")
+            self._arrays["counters_values"] = counters.pop("values")
+            self._data["counters"] = counters
         self._data["instruments"] = self._instruments()
 
     def _instruments(self) -> list[dict[str, Any]]:

@@ -198,5 +198,5 @@ def test_chips_that_sample_by_cycles_say_so():
 
 def test_replay_without_launches_is_empty():
     raw = {"rows": [], "launches": 0, "ranges": 0, "dropped": 0, "unjoined": 0}
-    out = replay(raw, planned("bytes", ("l2_bytes",)), [], {})
+    out = replay(raw, planned("bytes", ("l2_bytes",)), [], {}.get)
     assert out["rows"] == [] and out["sites"] == [] and out["notes"] == []

@@ -1,9 +1,6 @@
 #include "launch_join.h"
 
-#include <cxxabi.h>
-
 #include <algorithm>
-#include <cstdlib>
 
 namespace perfsuite {
 
@@ -23,17 +20,6 @@ void LaunchJoin::add(const std::vector<Launch>& launches, std::vector<MeasuredRa
     for (size_t c = 0; c < columns_; ++c) row.sums[c] += ranges[i].values[c];
     unjoined_ += !known;
   }
-}
-
-std::string demangled(const char* symbol) {
-  if (!symbol) return "";
-  int status = 0;
-  // A C function may be called "b", which demangles to "bool".
-  const bool mangled = symbol[0] == '_' && symbol[1] == 'Z';
-  char* text = mangled ? abi::__cxa_demangle(symbol, nullptr, nullptr, &status) : nullptr;
-  std::string name = status == 0 && text ? text : symbol;
-  std::free(text);
-  return name.substr(0, 300);
 }
 
 }  // namespace perfsuite

@@ -50,7 +50,4 @@ class LaunchJoin {
   int64_t unjoined_ = 0, dropped_ = 0, launches_ = 0, ranges_ = 0;
 };
 
-// A kernel's name without its mangling, at most 300 characters.
-std::string demangled(const char* symbol);
-
 }  // namespace perfsuite

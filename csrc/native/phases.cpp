@@ -14,6 +14,8 @@ namespace {
 constexpr size_t kTimelineLimit = size_t(1) << 21;
 
 std::atomic<PhaseClock*> g_active{nullptr};
+std::atomic<PhaseObserver> g_phase_observer{nullptr};
+std::atomic<const LaunchObserver*> g_launch_observer{nullptr};
 
 std::mutex g_names_mutex;
 std::vector<std::string> g_names{""};  // id 0: no scope
@@ -101,6 +103,7 @@ void PhaseClock::charge(int64_t t) {
 }
 
 void PhaseClock::note(int64_t t) {
+  if (PhaseObserver observer = g_phase_observer.load(std::memory_order_acquire)) observer(t, current());
   if (timeline_.size() < kTimelineLimit)
     timeline_.push_back({t, current(), int32_t(rows_.size()) - 1});
   else
@@ -156,6 +159,13 @@ std::vector<int64_t> PhaseClock::step_table() const {
   return table;
 }
 
+void set_phase_observer(PhaseObserver observer) { g_phase_observer.store(observer, std::memory_order_release); }
+const LaunchObserver* launch_observer() { return g_launch_observer.load(std::memory_order_acquire); }
+
+void set_launch_observer(const LaunchObserver* observer) {
+  g_launch_observer.store(observer, std::memory_order_release);
+}
+
 PhaseClock* active_clock() { return g_active.load(std::memory_order_acquire); }
 
 uint32_t intern(const std::string& name) {
@@ -181,8 +191,8 @@ void pop_op() {
 }
 
 const SharedTable& shared_table() {
-  static const SharedTable table{kSharedVersion,        now_ns,        table_current_phase, table_current_scope,
-                                 table_on_clock_thread, table_op_begin, table_op_end};
+  static const SharedTable table{kSharedVersion,        now_ns,         table_current_phase, table_current_scope,
+                                 table_on_clock_thread, table_op_begin, table_op_end,        &g_launch_observer};
   return table;
 }
 

@@ -60,7 +60,7 @@ class PhaseClock {
 
  private:
   void charge(int64_t t);  // gives the time since mark_ to the innermost phase
-  void note(int64_t t);
+  void note(int64_t t);  // the innermost phase has changed
 
   std::vector<std::string> names_;
   std::vector<PhaseTotal> totals_;
@@ -78,6 +78,13 @@ class PhaseClock {
 
 // The clock that is running in this process, or null.
 PhaseClock* active_clock();
+
+// Told on the clock's thread which phase is innermost from t_ns on (-1: none), at each change. Null: nobody is told.
+using PhaseObserver = void (*)(int64_t t_ns, int32_t phase);
+void set_phase_observer(PhaseObserver observer);
+// Null: no kernel recorder runs.
+void set_launch_observer(const LaunchObserver* observer);
+const LaunchObserver* launch_observer();
 
 // Scopes: what the calling thread is inside of. push returns nothing and pop needs no argument: strictly nested.
 uint32_t intern(const std::string& name);

@@ -5,6 +5,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "kernel_names.h"
+#include "launch_site.h"
 #include "phases.h"
 
 namespace perfsuite {
@@ -99,6 +101,7 @@ void RangeReplay::stop() {
 }
 
 void RangeReplay::subscribe() {
+  follow_launch_sites();
   host_->library().check(api().subscribe(&subscriber_, on_launch, this), "cuptiSubscribe");
   for (uint32_t callback : kLaunches)
     host_->library().check(api().enable_callback(1, subscriber_, abi::kDriverApi, callback), "cuptiEnableCallback");
@@ -107,6 +110,7 @@ void RangeReplay::subscribe() {
 void RangeReplay::unsubscribe() {
   if (subscriber_) api().unsubscribe(subscriber_);
   subscriber_ = nullptr;
+  forget_launch_sites();
 }
 
 void RangeReplay::enable() {
@@ -208,9 +212,9 @@ void RangeReplay::on_launch(void* user, int, uint32_t callback, const abi::Callb
   const bool graph = callback == abi::kGraphLaunch || callback == abi::kGraphLaunchPtsz;
   // A range is made while its launch call is under way: two calls at once may be in either order.
   const bool ordered = self.under_way_ == 0 && *data->correlation_data == self.overlaps_;
-  const int64_t site = self.config_.site ? self.config_.site() : 0;
+  const int64_t site = self.config_.site ? self.config_.site() : current_launch_site();
   const int32_t phase = shared_table().current_phase();
-  self.launches_.push_back({graph ? kGraphName : demangled(data->symbol), site, phase, ordered});
+  self.launches_.push_back({graph ? kGraphName : readable_kernel_name(data->symbol ? data->symbol : ""), site, phase, ordered});
 }
 
 }  // namespace perfsuite

@@ -19,7 +19,7 @@ std::vector<uint8_t> ranges_availability(const CounterLibrary& library);
 struct RangeReplayConfig {
   std::vector<std::string> metrics;
   size_t max_ranges;            // launches between two flushes that there is room for
-  int64_t (*site)() = nullptr;  // number of the op that the calling thread is in, 0: none
+  int64_t (*site)() = nullptr;  // number of the op that the calling thread is in; null: current_launch_site()
 };
 
 class RangeReplay {

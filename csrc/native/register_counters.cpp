@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include "counter_host.h"
+#include "kernel_names.h"
 #include "launch_join.h"
 #include "pm_sampling.h"
 #include "range_replay.h"
@@ -160,7 +161,7 @@ void register_replay(py::module_& m) {
               const std::vector<std::pair<int64_t, std::vector<double>>>& ranges, int64_t dropped) {
              std::vector<Launch> l;
              for (const auto& [name, site, phase, ordered] : launches)
-               l.push_back({demangled(name.c_str()), site, phase, ordered});
+               l.push_back({readable_kernel_name(name), site, phase, ordered});
              std::vector<MeasuredRange> r;
              for (const auto& [position, values] : ranges) r.push_back({position, values});
              join.add(l, std::move(r), dropped);

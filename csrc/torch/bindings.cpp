@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <string>
+#include <tuple>
+#include <unordered_map>
 
 #include "allocation_log.h"
 #include "allocator.h"
@@ -54,17 +56,45 @@ py::array_t<int64_t> cumulative(const OpData& data, std::vector<int64_t> OpMark:
   return out;
 }
 
-py::dict as_dict(OpData data) {
+const char* name_of(Direction direction) {
   static const char* const kDirections[] = {"none", "forward", "backward"};
+  return kDirections[size_t(direction)];
+}
+
+py::dict key_as_dict(const RowKey& key, bool on_clock) {
+  py::dict out;
+  out["name"] = op_name(key.name()).text;
+  out["direction"] = name_of(key.direction());
+  out["op"] = key.op();
+  out["module"] = key.module();
+  out["phase"] = key.phase();
+  out["thread"] = on_clock ? "clock" : "other";
+  return out;
+}
+
+// Sorted by begin; names are numbered in the order of their first slice.
+void add_slices(std::vector<OpSlice>& slices, py::dict& out) {
+  std::sort(slices.begin(), slices.end(), [](const OpSlice& a, const OpSlice& b) {
+    return std::tie(a.begin_ns, a.thread, a.depth) < std::tie(b.begin_ns, b.thread, b.depth);
+  });
+  py::array_t<int64_t> array({py::ssize_t(slices.size()), py::ssize_t(5)});
+  int64_t* next = array.mutable_data();
+  std::unordered_map<uint32_t, int64_t> index;
+  py::list names;
+  for (const OpSlice& slice : slices) {
+    const auto [it, fresh] = index.emplace(slice.name, int64_t(index.size()));
+    if (fresh) names.append(op_name(slice.name).text);
+    for (const int64_t value : {slice.begin_ns, slice.end_ns, it->second, int64_t(slice.thread), int64_t(slice.depth)})
+      *next++ = value;
+  }
+  out["slices"] = array;
+  out["slice_names"] = names;
+}
+
+py::dict as_dict(OpData data) {
   py::list rows;
   for (OpRow& row : data.rows) {
-    py::dict out;
-    out["name"] = op_name(row.key.name()).text;
-    out["direction"] = kDirections[size_t(row.key.direction())];
-    out["op"] = row.key.op();
-    out["module"] = row.key.module();
-    out["phase"] = row.key.phase();
-    out["thread"] = row.on_clock ? "clock" : "other";
+    py::dict out = key_as_dict(row.key, row.on_clock);
     out["calls"] = row.calls;
     out["total_ns"] = row.total_ns;
     out["self_ns"] = row.self_ns;
@@ -83,6 +113,8 @@ py::dict as_dict(OpData data) {
   out["every"] = op_recorder::kShapesEvery;
   out["dropped_rows"] = data.dropped_rows;
   out["dropped_signatures"] = data.dropped_signatures;
+  out["dropped_slices"] = data.dropped_slices;
+  add_slices(data.slices, out);
   out["mark_steps"] = steps;
   out["mark_self_ns"] = cumulative(data, &OpMark::self_ns);
   out["mark_calls"] = cumulative(data, &OpMark::calls);
@@ -127,12 +159,20 @@ PYBIND11_MODULE(_torch, m) {
   const SharedTable& shared = shared_table();
   op_recorder::init(shared);
 
-  m.def("ops_start", &op_recorder::start, "Record ops; the calling thread is the clock thread.");
+  m.def("ops_start", &op_recorder::start, py::arg("slices_from"), py::arg("slices_until"),
+        "Record ops; the calling thread is the clock thread.");
   m.def("ops_stop", [] { return as_dict(op_recorder::stop()); }, "Stop; ids of modules and ops are _native.intern's.");
   m.def("ops_pause", &op_recorder::pause);
   m.def("ops_resume", &op_recorder::resume);
   m.def("ops_begin_step", &op_recorder::begin_step, py::arg("step"));
   m.def("ops_begin_evaluation", &op_recorder::begin_evaluation);
+  m.def(
+      "ops_site",
+      [](uint64_t id) {
+        const auto site = op_recorder::site(id);
+        return site ? py::object(key_as_dict(site->key, site->on_clock)) : py::object(py::none());
+      },
+      py::arg("id"), "The row behind an external correlation id of a launch, or None; ids as in ops_stop's rows.");
   m.def("allocator_start", [&shared] { allocator_account::start(shared); });
   m.def("allocator_stop", [] { return as_dict(allocator_account::stop()); });
   m.def("allocator_held", [] {

@@ -14,12 +14,19 @@ struct Registry {
   std::mutex mutex;
   std::vector<ThreadRecorder*> threads;
   OpSums sums;
+  LaunchSites sites;
   Recording recording;
   at::CallbackHandle plain = at::INVALID_CALLBACK_HANDLE;    // times alone
   at::CallbackHandle sampled = at::INVALID_CALLBACK_HANDLE;  // times and shapes
   enum class State { kOff, kOn, kPaused } state = State::kOff;
   bool sampling = false;
   int64_t num_steps = 0, last_step = 0, sampled_steps = 0, num_evaluations = 0;
+  int64_t slices_from = 0, slices_until = 0;  // steps
+
+  void take(ThreadRecorder& thread) {
+    sums.take(thread);
+    sites.take(thread.table(), thread.number());
+  }
 
   std::vector<ThreadRecorder*> current_threads() const {
     std::vector<ThreadRecorder*> current;
@@ -52,7 +59,7 @@ ThreadOwner::~ThreadOwner() {
   Registry& r = registry();
   std::lock_guard<std::mutex> lock(r.mutex);
   r.threads.erase(std::find(r.threads.begin(), r.threads.end(), recorder.get()));
-  if (r.state != Registry::State::kOff && recorder->epoch() == r.recording.epoch.load()) r.sums.take(*recorder);
+  if (r.state != Registry::State::kOff && recorder->epoch() == r.recording.epoch.load()) r.take(*recorder);
 }
 
 ThreadRecorder* make_recorder() {
@@ -104,12 +111,17 @@ void init(const SharedTable& shared) {
   at::disableCallback(r.sampled);
 }
 
-void start() {
+void start(int64_t slices_from, int64_t slices_until) {
   Registry& r = registry();
   ThreadRecorder* here = this_thread();
   std::lock_guard<std::mutex> lock(r.mutex);
   if (r.state != Registry::State::kOff) throw std::runtime_error("an op recorder is already running in this process");
   r.sums.finish();
+  r.sites.clear();
+  r.slices_from = slices_from;
+  r.slices_until = slices_until;
+  r.recording.slices.kept = 0;
+  r.recording.threads = 0;
   r.num_steps = r.last_step = r.sampled_steps = r.num_evaluations = 0;
   r.sampling = false;
   here->adopt(r.recording.epoch.fetch_add(1) + 1, true);
@@ -122,13 +134,15 @@ OpData stop() {
   std::lock_guard<std::mutex> lock(r.mutex);
   if (r.state == Registry::State::kOff) throw std::runtime_error("no op recorder is running");
   set_callbacks(r, false, false);
+  r.recording.slices.open = false;
   const auto threads = r.current_threads();
   if (r.num_steps > 0) r.sums.mark(r.last_step + 1, threads);
-  for (ThreadRecorder* thread : threads) r.sums.take(*thread);
+  for (ThreadRecorder* thread : threads) r.take(*thread);
   r.recording.epoch.fetch_add(1);  // ops that are still running on other threads belong to nothing
   r.state = Registry::State::kOff;
   OpData data = r.sums.finish();
   data.sampled_steps = r.sampled_steps;
+  data.dropped_slices = std::max<int64_t>(0, r.recording.slices.kept - SliceWindow::kMaxSlices);
   return data;
 }
 
@@ -157,6 +171,7 @@ void begin_step(int64_t step) {
   if (sample != r.sampling) set_callbacks(r, !sample, sample);
   r.sampling = sample;
   r.sampled_steps += sample;
+  r.recording.slices.open = step >= r.slices_from && step < r.slices_until;
   r.last_step = step;
   ++r.num_steps;
 }
@@ -168,6 +183,18 @@ void begin_evaluation() {
   const bool sample = r.num_evaluations++ % kShapesEvery == 0;
   if (sample != r.sampling) set_callbacks(r, !sample, sample);
   r.sampling = sample;
+}
+
+std::optional<LaunchSite> site(uint64_t id) {
+  Registry& r = registry();
+  std::lock_guard<std::mutex> lock(r.mutex);
+  if (r.state != Registry::State::kOff) {
+    for (ThreadRecorder* thread : r.current_threads()) {
+      if (id >> 32 == uint64_t(thread->number()) + 1 && uint32_t(id) < thread->table().size())
+        return launch_site(thread->table(), uint32_t(id), thread->number());
+    }
+  }
+  return r.sites.find(id);
 }
 
 }  // namespace op_recorder

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +29,8 @@ struct OpData {
   std::vector<OpRow> rows;
   std::vector<OpMark> marks;
   std::vector<int64_t> top_level_ns;  // on the clock thread, by phase + 1
-  int64_t sampled_steps = 0, dropped_rows = 0, dropped_signatures = 0;
+  std::vector<OpSlice> slices;        // in no order
+  int64_t sampled_steps = 0, dropped_rows = 0, dropped_signatures = 0, dropped_slices = 0;
 };
 
 namespace op_recorder {
@@ -37,7 +39,9 @@ constexpr int64_t kShapesEvery = 16;
 constexpr size_t kMaxMarks = 64;
 
 void init(const SharedTable& shared);  // once, when the library is loaded
-void start();  // the calling thread is the clock thread. Throws std::runtime_error while a recording runs.
+// The calling thread is the clock thread. Single ops are kept from the begin of step slices_from to that of step
+// slices_until. Throws std::runtime_error while a recording runs.
+void start(int64_t slices_from, int64_t slices_until);
 OpData stop();
 void pause();
 void resume();
@@ -45,6 +49,8 @@ void resume();
 void begin_step(int64_t step);
 // Until the next step: shapes on the first evaluation and every 16th after it.
 void begin_evaluation();
+// What the site of this id is, from start() until the next one.
+std::optional<LaunchSite> site(uint64_t id);
 
 }  // namespace op_recorder
 }  // namespace perfsuite

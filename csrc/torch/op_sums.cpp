@@ -49,6 +49,7 @@ void OpSums::take(ThreadRecorder& thread) {
       same->self_ns += signature.self_ns;
     }
   }
+  thread.take_slices(&data_.slices);
   if (!thread.on_clock()) return;
   data_.top_level_ns.resize(size_t(ThreadRecorder::kMaxPhases) + 1, 0);
   for (int32_t phase = -1; phase < ThreadRecorder::kMaxPhases; ++phase)

@@ -32,6 +32,7 @@ void OpTable::clear() {
     r.total_ns.store(0, std::memory_order_relaxed);
     r.self_ns.store(0, std::memory_order_relaxed);
     r.num_signatures = 0;
+    r.booked_to.store(0, std::memory_order_relaxed);
   }
   std::fill(slots_.begin(), slots_.end(), 0);
 }

@@ -38,6 +38,9 @@ struct Row {
   RowKey key;
   std::atomic<int64_t> calls{0}, total_ns{0}, self_ns{0};
   uint32_t num_signatures = 0;  // used by the owning thread only
+  // Of a row that was taken as a launch site: the row that the op was booked to when it ended. An op's direction is
+  // not known before (did it create autograd nodes?). 0: none has ended yet.
+  std::atomic<uint32_t> booked_to{0};
 
   void add(int64_t total, int64_t self) {
     // One writer: a load and a store are enough, and cost no locked instruction.

@@ -16,8 +16,10 @@ ThreadRecorder::ThreadRecorder(Recording& recording)
 void ThreadRecorder::adopt(uint64_t epoch, bool clock) {
   std::lock_guard<std::mutex> lock(signatures_mutex_);
   epoch_.store(0, std::memory_order_release);
-  depth_ = 0;
+  drop_to(0);
   on_clock_ = clock;
+  number_ = clock ? 0 : recording_.threads.fetch_add(1) + 1;
+  slices_.clear();
   last_joined_ = {0, 0};
   table_.clear();
   merged_rows.clear();
@@ -41,6 +43,24 @@ void ThreadRecorder::join(Frame& frame, Scope current) {
   }
   recording_.forward.find(node->thread_id(), node->sequence_nr(), &frame.joined);
   last_joined_ = frame.joined;
+}
+
+// What the thread launches until the op ends is booked to a row of the table that is chosen now.
+void ThreadRecorder::tell_launches(Frame& frame, const LaunchObserver* observer) {
+  frame.observer = observer;
+  if (!observer) return;
+  const int32_t phase = uint32_t(frame.phase) < uint32_t(kMaxPhases) ? frame.phase : -1;
+  const Direction direction = frame.in_node ? Direction::kBackward : Direction::kNone;
+  frame.site = table_.find(RowKey::make(frame.name->id, frame.scope.module, frame.scope.op, phase, direction));
+  observer->begin(observer, frame.begin_ns, site_id(number_, frame.site), depth_ == 1);
+}
+
+// Forgets the frames from this depth on, whose ops did not end on this thread in this recording.
+void ThreadRecorder::drop_to(size_t depth) {
+  for (; depth_ > depth; --depth_) {
+    const LaunchObserver* observer = frames_[depth_ - 1].observer;
+    if (observer) observer->end(observer, now_ns(), depth_ == 1);
+  }
 }
 
 template <bool kSampled>
@@ -86,6 +106,7 @@ void ThreadRecorder::begin(const at::RecordFunction& fn) {
   ++depth_;
   frame.begin_ns = now_ns();
   if (depth_ == 1 && on_clock_) shared.op_begin(frame.begin_ns);
+  tell_launches(frame, shared.launch_observer->load(std::memory_order_acquire));
 }
 
 template void ThreadRecorder::begin<false>(const at::RecordFunction&);
@@ -95,7 +116,7 @@ template void ThreadRecorder::begin<true>(const at::RecordFunction&);
 bool ThreadRecorder::unwind_to(const at::RecordFunction& fn) {
   for (size_t i = depth_; i-- > 0;) {
     if (frames_[i].fn != &fn) continue;
-    depth_ = i + 1;
+    drop_to(i + 1);
     return true;
   }
   return false;  // began before the recording
@@ -106,6 +127,7 @@ void ThreadRecorder::end(const at::RecordFunction& fn) {
   if (depth_ == 0 || epoch_.load(std::memory_order_relaxed) != recording_.epoch.load(std::memory_order_acquire)) return;
   if (frames_[depth_ - 1].fn != &fn && !unwind_to(fn)) return;
   const Frame& frame = frames_[--depth_];
+  if (frame.observer) frame.observer->end(frame.observer, t, depth_ == 0);
   const int64_t total_ns = t - frame.begin_ns;
   const int64_t self_ns = total_ns - frame.children_ns;
   const int32_t phase = uint32_t(frame.phase) < uint32_t(kMaxPhases) ? frame.phase : -1;
@@ -127,6 +149,9 @@ void ThreadRecorder::end(const at::RecordFunction& fn) {
 
   const uint32_t row = table_.find(RowKey::make(frame.name->id, frame.scope.module, frame.scope.op, phase, direction));
   table_.row(row).add(total_ns, self_ns);
+  if (frame.observer) table_.row(frame.site).booked_to.store(row, std::memory_order_relaxed);
+  if (recording_.slices.open.load(std::memory_order_relaxed))
+    slices_.keep(recording_.slices, {frame.begin_ns, t, frame.name->id, number_, uint32_t(depth_)});
   if (frame.sampled) {
     SampledCall& call = calls_[depth_];
     call.finish(fn.outputs(), frame.children_bytes);

@@ -13,7 +13,9 @@
 #include "../native/shared.h"
 #include "byte_model.h"
 #include "forward_scopes.h"
+#include "launch_sites.h"
 #include "op_names.h"
+#include "op_slices.h"
 #include "op_table.h"
 
 namespace perfsuite {
@@ -31,6 +33,8 @@ struct Recording {
   const SharedTable* shared = nullptr;
   ForwardScopes forward;
   std::atomic<uint64_t> epoch{0};
+  std::atomic<uint32_t> threads{0};  // that take part, besides the clock's
+  SliceWindow slices;
 };
 
 class ThreadRecorder {
@@ -44,15 +48,18 @@ class ThreadRecorder {
   template <bool kSampled>
   void begin(const at::RecordFunction& fn);
   void end(const at::RecordFunction& fn);
-  // Forgets everything, for a recording that begins. By the owning thread; `clock`: its ops are told to the phase clock.
+  // Forgets everything, for a recording that begins. By the owning thread; `clock`: its ops are told to the phase clock,
+  // and it is thread 0.
   void adopt(uint64_t epoch, bool clock);
 
   // The rest may be read by any thread.
   uint64_t epoch() const { return epoch_.load(std::memory_order_acquire); }
   bool on_clock() const { return on_clock_; }
+  uint32_t number() const { return number_; }
   OpTable& table() { return table_; }
   int64_t top_level_ns(int32_t phase) const { return top_level_ns_[size_t(phase + 1)].load(std::memory_order_relaxed); }
   int64_t signatures(std::vector<Signature>* out);  // returns how many calls had no room
+  void take_slices(std::vector<OpSlice>* out) { slices_.take(out); }
 
   std::vector<uint32_t> merged_rows;  // of the collector: where each row of the table is summed
 
@@ -69,9 +76,13 @@ class ThreadRecorder {
     Scope joined, outside;   // inside a node: scope of the forward op behind it; scope that the engine was called in
     int32_t phase;
     bool in_node, sampled;
+    uint32_t site;                   // row that stands for what this op launches
+    const LaunchObserver* observer;  // was told of it; null: nobody
     int64_t children_bytes;
   };
   void join(Frame& frame, Scope current);
+  void tell_launches(Frame& frame, const LaunchObserver* observer);
+  void drop_to(size_t depth);
   bool unwind_to(const at::RecordFunction& fn);
   void note(uint32_t row, int64_t self_ns, const SampledCall& call);
 
@@ -79,12 +90,14 @@ class ThreadRecorder {
   const uint64_t thread_id_;
   std::atomic<uint64_t> epoch_{0};
   bool on_clock_ = false;
+  uint32_t number_ = 0;
   size_t depth_ = 0;
   std::vector<Frame> frames_;
   std::vector<SampledCall> calls_;
   Scope last_joined_{0, 0};
   OpNameCache names_;
   OpTable table_;
+  ThreadSlices slices_;
   std::array<std::atomic<int64_t>, kMaxPhases + 1> top_level_ns_{};
 
   std::mutex signatures_mutex_;

@@ -19,3 +19,7 @@ YES = Availability(True, None)
 def no(reason: str) -> Availability:
     """Not available, for this reason: one line that says what is missing and, where possible, how to mend it."""
     return Availability(False, reason)
+
+
+class Unavailable(RuntimeError):
+    """An instrument cannot start here, though it might elsewhere or later: the message is the reason for no()."""

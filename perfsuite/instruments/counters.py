@@ -12,7 +12,7 @@ from perfsuite import _native
 from perfsuite.counters import library
 from perfsuite.counters.planner import Column, Plan, plan
 from perfsuite.counters.sets import SETS
-from perfsuite.instruments import YES, Availability, no
+from perfsuite.instruments import YES, Availability, Unavailable, no
 
 HARDWARE_BUFFER_BYTES = 128 << 20
 DECODE_PERIOD_S = 0.05
@@ -57,7 +57,7 @@ class CounterTimeline:
         return cupti, availability, _planned(plan(cupti, chip, self._set, availability=availability))
 
     def start(self) -> None:
-        """Begin. RuntimeError with the reason where available() says no, and where it is running already."""
+        """Begin. Unavailable with the reason where it cannot; RuntimeError where it is running already."""
         if self._native is not None:
             raise RuntimeError("the counter timeline is running already: stop it first")
         cupti, availability, self._planned = self._plan()
@@ -75,7 +75,7 @@ class CounterTimeline:
             round(DECODE_PERIOD_S * 1e9),
             MAX_ROWS,
         )
-        native.start()
+        _started(native)
         self._native = native
 
     def stop(self) -> dict[str, Any]:
@@ -171,12 +171,13 @@ class CounterReplay:
         passes: int | None = None,
         *,
         site: int = 0,
-        sites: Callable[[], dict[int, dict[str, str]]] | None = None,
+        site_of: Callable[[int], dict[str, str] | None] = lambda number: None,
     ) -> None:
         """clock: gives the phases their names, None: "". passes: times a kernel may run, None for the set's own number.
 
-        site: address of a C function `int64_t site(void)`: number of the op that the calling thread is in, 0 for none.
-        sites: what each number stands for, asked at the end.
+        site_of: what a number of the op recorder's stands for (OpRecorder.site), asked at the end; launches have such a
+        number where the op recorder records meanwhile. site: address of a C function `int64_t site(void)` to ask for
+        the number of the calling thread's op in its place, 0 for none.
         Raises ValueError for a set that is not replayed.
         """
         _check(set, _native.Collection.ranges)
@@ -184,7 +185,7 @@ class CounterReplay:
         self._set = set
         self._passes = passes
         self._site = site
-        self._sites = sites
+        self._site_of = site_of
         self._native: Any = None
 
     def available(self) -> Availability:
@@ -202,19 +203,19 @@ class CounterReplay:
         return cupti, availability, _planned(plan(cupti, chip, self._set, self._passes, availability))
 
     def start(self) -> None:
-        """Begin. RuntimeError with the reason where available() says no, and where it is running already."""
+        """Begin. Unavailable with the reason where it cannot; RuntimeError where it is running already."""
         if self._native is not None:
             raise RuntimeError("the counter replay is running already: stop it first")
         cupti, availability, self._planned = self._plan()
         host = _native.CounterHost(cupti, self._planned.chip, _native.Collection.ranges, availability)
         native = _native.RangeReplay(host, self._planned.metrics, MAX_LAUNCHES, self._site)
-        native.start()
+        _started(native)
         self._native = native
         self._steps = 0
         self._ended: str | None = None
 
-    def begin_step(self) -> None:
-        """What follows belongs to the next step. Reads what came before, so that there is room for as much again."""
+    def begin_step(self, step: int) -> None:
+        """What follows belongs to this step. Reads what came before, so that there is room for as much again."""
         if self._ended is None:
             self._steps += 1
             self._do(self._native.flush)
@@ -240,19 +241,20 @@ class CounterReplay:
         if self._ended is None:
             self._do(native.stop)
         names = [] if self._clock is None else list(self._clock.names)
-        sites = self._sites() if self._sites else {}
-        data = replay(native.result(), self._planned, names, sites) | {"steps": self._steps}
+        data = replay(native.result(), self._planned, names, self._site_of) | {"steps": self._steps}
         if self._ended is not None:
             data["notes"].append(f"the replay ended early: {self._ended}")
         return data
 
 
 def replay(
-    raw: dict[str, Any], planned: Plan, phases: list[str], sites: dict[int, dict[str, str]]
+    raw: dict[str, Any], planned: Plan, phases: list[str], site_of: Callable[[int], dict[str, str] | None]
 ) -> dict[str, Any]:
     """What CounterReplay.stop() returns but for "steps", of _native.RangeReplay.result()."""
-    used = sorted({site for _, site, _, _, _ in raw["rows"]} & set(sites))
-    index = {site: i for i, site in enumerate(used)}
+    numbers = sorted({site for _, site, _, _, _ in raw["rows"]} - {0})
+    named = {number: site for number in numbers if (site := site_of(number)) is not None}
+    sites = list({tuple(site.items()): site for site in named.values()}.values())
+    index = {number: sites.index(site) for number, site in named.items()}
     values = np.array([sums for *_, sums in raw["rows"]]).reshape(len(raw["rows"]), len(planned.metrics))
     table = in_columns(values, planned.metrics, planned.columns)
     rows = [
@@ -275,11 +277,18 @@ def replay(
         "columns": [column.as_dict() for column in planned.columns],
         "absent": planned.absent,
         "rows": sorted(rows, key=lambda row: (-row["calls"], row["name"], row["phase"])),
-        "sites": [sites[site] for site in used],
+        "sites": sites,
         "dropped_ranges": raw["dropped"],
         "unjoined": raw["unjoined"],
         "notes": notes,
     }
+
+
+def _started(native: Any) -> None:
+    try:
+        native.start()
+    except RuntimeError as error:  # e.g. another program's profiler holds the counters
+        raise Unavailable(str(error)) from None
 
 
 def _check(name: str, collection: "_native.Collection") -> None:

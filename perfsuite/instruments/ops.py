@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import torch
 
 FORWARD_PHASE = "forward"
+TIMELINE_STEPS = range(2, 6)
+"""Steps whose single ops and kernels are kept for the timeline: the first ones after the caches are warm."""
 COMPILED_REGION = "Torch-Compiled Region"
 """How torch records the run of what torch.compile made, with a number for each region."""
 
@@ -27,14 +29,21 @@ class OpRecorder:
     root: its modules are named as in root.named_modules(); None: ops have no module.
     clock: gives the phases their names, and is told which of its time was spent in ops (see PhaseClock.set_split).
         None: phases are named "".
+    slice_steps: steps whose single ops are kept, at most 200 000 of them.
     Raises torch_extension.TorchExtensionError where perfsuite._torch can be neither found nor built.
     """
 
     NAME = "ops"
 
-    def __init__(self, root: "torch.nn.Module | None" = None, clock: "_native.PhaseClock | None" = None):
+    def __init__(
+        self,
+        root: "torch.nn.Module | None" = None,
+        clock: "_native.PhaseClock | None" = None,
+        slice_steps: range = TIMELINE_STEPS,
+    ):
         self._native = torch_extension.load()
         self._clock = clock
+        self._slice_steps = slice_steps
         self._ids = {} if root is None else module_ids(root)
         self._hooks: list[Any] = []
 
@@ -46,7 +55,7 @@ class OpRecorder:
 
     def start(self) -> None:
         """Start with empty sums. The calling thread is the clock thread. RuntimeError where a recorder runs already."""
-        self._native.ops_start()
+        self._native.ops_start(self._slice_steps.start, self._slice_steps.stop)
         self._add_hooks()
 
     def begin_step(self, step: int) -> None:
@@ -78,10 +87,22 @@ class OpRecorder:
         dropped_rows: calls that found no row of their own and are summed under the name "(other)".
         dropped_signatures: sampled calls whose shapes found no room.
         compiled_regions: how many regions that torch.compile made have run; most of their work is not seen as ops.
+        slices: int64 (n, 5), by start: start_ns, end_ns, index into slice_names, number of the thread (0: the clock's),
+            how many ops of the thread enclose it. dropped_slices: how many found no room.
         """
         self._remove_hooks()
-        names = [] if self._clock is None else list(self._clock.names)
-        return assemble(self._native.ops_stop(), names, _native.interned)
+        return assemble(self._native.ops_stop(), self._phases(), _native.interned)
+
+    def site(self, number: int) -> dict[str, str] | None:
+        """The op behind a launch that carried this external correlation id: name, direction, op, module, phase, thread.
+
+        As in the rows of stop(); from start() until the next start. None where no op has this number.
+        """
+        raw = self._native.ops_site(number)
+        return None if raw is None else _named(raw, self._phases(), _native.interned)
+
+    def _phases(self) -> list[str]:
+        return [] if self._clock is None else list(self._clock.names)
 
     def _add_hooks(self) -> None:
         if not self._ids:
@@ -141,16 +162,11 @@ def assemble(raw: dict[str, Any], phases: list[str], name_of: Callable[[int], st
     An op of the forward phase is forward even where autograd had nothing to record (inputs that need no gradient).
     """
 
-    def phase_name(phase: int) -> str:
-        return phases[phase] if 0 <= phase < len(phases) else ""
-
     rows: list[dict[str, Any]] = []
     merged: dict[tuple[str, ...], int] = {}
     where = np.zeros(len(raw["rows"]), dtype=np.int64)
     for i, row in enumerate(raw["rows"]):
-        row = row | {"op": name_of(row["op"]), "module": name_of(row["module"]), "phase": phase_name(row["phase"])}
-        if row["direction"] == "none" and row["phase"] == FORWARD_PHASE:
-            row["direction"] = "forward"
+        row = _named(row, phases, name_of)
         key = tuple(row[part] for part in ("name", "direction", "op", "module", "phase", "thread"))
         where[i] = merged.setdefault(key, len(rows))
         if where[i] == len(rows):
@@ -165,13 +181,17 @@ def assemble(raw: dict[str, Any], phases: list[str], name_of: Callable[[int], st
 
     by_phase: dict[str, int] = {}
     for phase, time_ns in raw["top_level_ns"].items():
-        by_phase[phase_name(phase)] = by_phase.get(phase_name(phase), 0) + time_ns
+        name = _phase_name(phases, phase)
+        by_phase[name] = by_phase.get(name, 0) + time_ns
     return {
         "rows": rows,
         "sampled_steps": raw["sampled_steps"],
         "every": raw["every"],
         "dropped_rows": raw["dropped_rows"],
         "dropped_signatures": raw["dropped_signatures"],
+        "dropped_slices": raw["dropped_slices"],
+        "slices": raw["slices"],
+        "slice_names": raw["slice_names"],
         "top_level_ns": sum(by_phase.values()),
         "top_level_by_phase": by_phase,
         "events": sum(row["calls"] for row in rows),
@@ -182,6 +202,19 @@ def assemble(raw: dict[str, Any], phases: list[str], name_of: Callable[[int], st
             "calls": columns(raw["mark_calls"]),
         },
     }
+
+
+def _phase_name(phases: list[str], phase: int) -> str:
+    return phases[phase] if 0 <= phase < len(phases) else ""
+
+
+def _named(row: dict[str, Any], phases: list[str], name_of: Callable[[int], str]) -> dict[str, Any]:
+    row = row | {
+        "op": name_of(row["op"]), "module": name_of(row["module"]), "phase": _phase_name(phases, row["phase"])
+    }  # fmt: skip
+    if row["direction"] == "none" and row["phase"] == FORWARD_PHASE:
+        row["direction"] = "forward"
+    return row
 
 
 def _add(row: dict[str, Any], other: dict[str, Any]) -> None:

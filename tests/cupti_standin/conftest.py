@@ -1,62 +1,92 @@
-"""Builds the scripted libcupti.so.13 and libcuda.so.1, and runs scripts with them in processes of their own."""
+"""Builds the scripted libcupti.so.13 and libcuda.so.1, and drives them."""
 
-import json
-import os
+import ctypes
+import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import perfsuite.csrc
+from perfsuite.instruments.kernels import KernelRecorder
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 
-PREAMBLE = """
-import ctypes, json, sys
-import numpy as np
-from perfsuite import _native
-from perfsuite.counters import library
-from perfsuite.instruments.counters import CounterReplay, CounterTimeline
-cupti = ctypes.CDLL(str(library.candidates()[0]))
-i64, u64, text = ctypes.c_int64, ctypes.c_uint64, ctypes.c_char_p
-cupti.standin_clock.argtypes = [i64, i64]
-cupti.standin_overflow_at.argtypes = [i64]
-cupti.standin_calls.argtypes, cupti.standin_calls.restype = [text], i64
-cupti.standin_fail.argtypes = [text, ctypes.c_int]
-cupti.standin_launch.argtypes = [ctypes.c_uint32, ctypes.c_int, text, ctypes.c_int, ctypes.POINTER(u64)]
-def pass_time(ns):
-    end = _native.now_ns() + ns
-    while _native.now_ns() < end:
-        pass
-"""
+
+class Standin:
+    """One build of the CUPTI stand-in, with the driver's, and their script."""
+
+    def __init__(self, cupti: Path, driver: Path) -> None:
+        self.cupti, self.driver = str(cupti), str(driver)
+        self.lib, self.driver_lib = ctypes.CDLL(self.cupti), ctypes.CDLL(self.driver)
+        self.lib.standin_launch.argtypes = [ctypes.c_char_p, ctypes.c_uint64]
+        self.lib.standin_copy.argtypes = [ctypes.c_uint64, ctypes.c_uint64, ctypes.c_int]
+        self.lib.standin_count.argtypes = [ctypes.c_char_p]
+        self.lib.standin_count.restype = ctypes.c_int64
+        self.lib.standin_violation.restype = ctypes.c_char_p
+        self.synchronize = self.lib.standin_synchronize
+        self.driver_lib.standin_driver(0, 1)
+        self.lib.standin_reset()
+
+    def recorder(self, *args, **options) -> KernelRecorder:
+        """A kernel recorder on these libraries."""
+        return KernelRecorder(*args, driver=self.driver, cupti=self.cupti, **options)
+
+    def launch(self, name: str = "gemm", duration_ns: int = 2000) -> None:
+        """Launch a kernel from this thread."""
+        self.lib.standin_launch(name.encode(), duration_ns)
+
+    def copy(self, size_bytes: int, duration_ns: int = 2000, pinned: bool = True) -> None:
+        """Copy from the host to the device."""
+        self.lib.standin_copy(size_bytes, duration_ns, pinned)
+
+    def fail(self, function: str, code: int) -> None:
+        """Let a function return this code from now on."""
+        self.lib.standin_fail(function.encode(), code)
+
+    def count(self, what: str) -> int:
+        """What is on now, or has happened since the reset."""
+        return self.lib.standin_count(what.encode())
+
+    def check_given_back(self) -> None:
+        """Nothing is left on, and the client has done nothing wrong."""
+        assert self.lib.standin_violation().decode() == ""
+        on = {what: self.count(what) for what in ("kinds", "calls", "subscribed", "zeroed", "held", "pushed")}
+        assert on == dict.fromkeys(on, 0)
+        assert self.count("all_sync_records") == 1
 
 
 @pytest.fixture(scope="session")
-def standin(tmp_path_factory):
-    """A folder to give as CUDA_HOME, with the scripted libraries in lib/."""
-    home = tmp_path_factory.mktemp("cupti")
-    lib = home / "lib"
-    lib.mkdir()
+def build_standin(tmp_path_factory) -> Callable[..., Standin]:
+    """build(*functions to leave out) -> Standin, freshly reset; each variant is compiled once a session."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler to build the CUPTI stand-in with")
     native = Path(next(iter(perfsuite.csrc.__path__)), "native")
-    compiler = [os.environ.get("CXX", "g++"), "-std=c++17", "-O1", "-Wall", "-shared", "-fPIC"]
-    sources = [HERE / "standin.cpp", HERE / "rest.cpp"]
-    subprocess.run([*compiler, "-I", native, *sources, "-o", lib / "libcupti.so.13"], check=True)
-    subprocess.run(["gcc", "-shared", "-fPIC", HERE / "driver.c", "-o", lib / "libcuda.so.1"], check=True)
-    (home / "nothing.c").touch()
-    subprocess.run(["gcc", "-shared", "-fPIC", home / "nothing.c", "-o", lib / "libnvperf_host.so"], check=True)
-    return home
+    folder = tmp_path_factory.mktemp("cupti")
+    driver = folder / "libcuda.so.1"
+    shared = [compiler, "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+    subprocess.run([*shared, FOLDER / "driver.cpp", "-o", driver], check=True)
+    built: dict[tuple[str, ...], Standin] = {}
+
+    def build(*omit: str) -> Standin:
+        if omit not in built:
+            path = folder / f"variant{len(built)}" / "libcupti.so.13"
+            path.parent.mkdir(exist_ok=True)
+            flags = ["-std=c++17", "-O1", "-fvisibility=hidden", "-pthread", *(f"-DOMIT_{name}" for name in omit)]
+            subprocess.run([*shared, *flags, f"-I{native}", FOLDER / "standin.cpp", "-o", path], check=True)
+            built[omit] = Standin(path, driver)
+        built[omit].lib.standin_reset()
+        built[omit].driver_lib.standin_driver(0, 1)
+        return built[omit]
+
+    return build
 
 
 @pytest.fixture
-def run(standin):
-    """(script, **environment) -> what it assigned to `out`, read as JSON."""
-
-    def go(script, **environment):
-        env = {**os.environ, "CUDA_HOME": str(standin), "LD_LIBRARY_PATH": str(standin / "lib"), **environment}
-        code = f"{PREAMBLE}\n{script}\nprint(json.dumps(out, default=lambda a: a.tolist()))"
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
-        assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1])
-
-    return go
+def standin(build_standin):
+    """The whole library, freshly reset, with one GPU; whatever the test did, everything has to be given back."""
+    standin = build_standin()
+    yield standin
+    standin.check_given_back()

@@ -153,7 +153,7 @@ def leave(launch, result=0):
 def launch(symbol, kind=307, result=0):
     leave(enter(symbol, kind), result)
 mm = {"name": "aten::mm", "direction": "forward", "op": "", "module": "fc", "phase": "forward", "thread": "clock"}
-r = CounterReplay(clock, site=ctypes.cast(SITE, ctypes.c_void_p).value, sites=lambda: {3: mm, 4: mm | {"module": "x"}})
+r = CounterReplay(clock, site=ctypes.cast(SITE, ctypes.c_void_p).value, site_of={3: mm, 4: mm | {"module": "x"}}.get)
 available = r.available()
 clock.start()
 r.start()
@@ -163,7 +163,7 @@ r.start()
 def test_ranges_get_the_names_and_sites_of_their_launches(run):
     out = run(REPLAY + """
 for step in range(2):
-    r.begin_step()
+    r.begin_step(0)
     with clock.phase("forward"):
         site = 3
         launch(b"_Z4gemmIfEvPT_")
@@ -212,7 +212,7 @@ def test_where_numbers_differ_nothing_is_guessed(run):
     """A graph that is measured node by node: more ranges than launches."""
     out = run(REPLAY + """
 launch(b"kernel")
-r.begin_step()
+r.begin_step(0)
 launch(b"kernel")
 launch(b"node of a graph", kind=527)
 out = r.stop()
@@ -234,11 +234,11 @@ out = r.stop()
 def test_a_failure_ends_the_replay_and_not_the_training(run):
     out = run(REPLAY + """
 launch(b"kernel")
-r.begin_step()
+r.begin_step(0)
 cupti.standin_fail(b"cuptiRangeProfilerDecodeData", 999)
 launch(b"kernel")
-r.begin_step()
-r.begin_step()
+r.begin_step(0)
+r.begin_step(0)
 out = r.stop()
 out["calls"] = [cupti.standin_calls(b"cuptiRangeProfilerEnable"), cupti.standin_calls(b"cuptiRangeProfilerDisable")]
 """)
