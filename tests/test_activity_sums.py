@@ -154,6 +154,13 @@ def test_forgotten_calls_and_host_events_are_told():
     }  # fmt: skip
 
 
+def test_the_phase_of_a_launch_may_be_forgotten():
+    phases = [(1000, ar.FORWARD), (1200, ar.DATA), (1300, ar.FORWARD), (1400, ar.DATA)]
+    records = [ar.launched(1450, 1460, 1150, 1), ar.launched(1470, 1480, 1350, 2)]
+    out = ar.sum_up(1000, 1500, *records, phases=phases, host_events=2)
+    assert [(row["phase"], row["calls"]) for row in out["rows"]] == [(-1, 1), (ar.FORWARD, 1)]
+
+
 def test_a_runtime_call_and_the_driver_call_in_it_may_share_an_id():
     inner = ar.call(1050, 1060, 1, kind=ar.DRIVER)
     outer = ar.call(1040, 1070, 1)
