@@ -38,6 +38,8 @@ REASONS = (
     Reason(0x100, "display clocks", False, None),
 )
 _IDLE = 0x1
+_SEEN_MORE = 0.05
+"""Of the clock, by which samples may see more of a reason than its counter, for their coarseness."""
 POWER_CAP = "software power cap"
 
 
@@ -86,6 +88,8 @@ def _of_one(sampler: Mapping[str, Any], gpu: str, t0_ns: int, t1_ns: int) -> dic
     reasons = []
     for reason in REASONS:
         counted = _counted(sampler, gpu, reason, t_ns, t0_ns, t1_ns)
+        if counted is not None and counted < share(reason.bit) - _SEEN_MORE:
+            counted = None  # a counter that misses what the samples saw does not count this
         part = share(reason.bit) if counted is None else counted
         if part > 0:
             reasons.append({"name": reason.name, "share": part, "time_s": part * (t1_ns - t0_ns) / 1e9,

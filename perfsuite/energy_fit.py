@@ -62,12 +62,12 @@ def fit(windows: Windows) -> Fit:
     mean_w = windows.total_j / float(windows.total_s.sum())
     weights = np.diag(np.sqrt(windows.total_s / windows.total_s.mean()))
     unsure = _root(windows.open)
+    r, z = _triangle(windows.seconds, windows.joules)
     sigma = _LEAST_SIGMA_J
     for _ in range(3):
         pull = np.concatenate([weights * (sigma / mean_w), unsure])
-        system = np.concatenate([windows.seconds, pull])
-        goal = np.concatenate([windows.joules, pull @ np.full(len(weights), mean_w)])
-        watts = _at_least(*_triangle(system, goal), windows.floor_w)
+        goal = np.concatenate([z, pull @ np.full(len(weights), mean_w)])
+        watts = _at_least(np.concatenate([r, pull]), goal, windows.floor_w)
         rest = windows.joules - windows.seconds @ watts
         squares = float(rest @ rest)
         sigma = max(_LEAST_SIGMA_J, float(np.sqrt(squares / max(1, len(rest) - len(watts)))))

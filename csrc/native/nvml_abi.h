@@ -15,13 +15,15 @@ constexpr unsigned kFieldTotalEnergy = 83;         // mJ since the driver was lo
 constexpr unsigned kFieldPowerAverage = 185;       // mW
 constexpr unsigned kFieldPowerInstant = 186;       // mW
 constexpr unsigned kFieldPcieTxBytes = 197, kFieldPcieRxBytes = 198;
-// Time during which the clocks were lowered for this reason, ns. The last three came with drivers after 570.
+// Time during which the clocks were lowered for this reason, ns.
 constexpr unsigned kFieldSwPowerCap = 74, kFieldSyncBoost = 76;
 constexpr unsigned kFieldSwThermal = 269, kFieldHwThermal = 270, kFieldPowerBrake = 271;
+// Those three mean something else in the drivers before this one, which had the counters at 251 to 253.
+constexpr int kClockEventFieldsDriver = 580;
 
 constexpr int kTemperatureCore = 0;                // NVML_TEMPERATURE_GPU
 constexpr int kClockSm = 1, kClockMemory = 2;      // nvmlClockType_t
-constexpr unsigned kNameBytes = 96, kUuidBytes = 96;
+constexpr unsigned kNameBytes = 96, kUuidBytes = 96, kDriverVersionBytes = 80;
 
 // nvmlValueType_t
 constexpr int kDouble = 0, kUnsignedInt = 1, kUnsignedLong = 2, kUnsignedLongLong = 3, kSignedLongLong = 4;
@@ -87,6 +89,7 @@ struct GpmMetricsGet {  // nvmlGpmMetricsGet_t
 #define PERFSUITE_NVML_FUNCTIONS(F)                                                             \
   F(nvmlInit_v2, init, ())                                                                      \
   F(nvmlShutdown, shutdown, ())                                                                 \
+  F(nvmlSystemGetDriverVersion, driver_version, (char*, unsigned))                              \
   F(nvmlDeviceGetCount_v2, count, (unsigned*))                                                  \
   F(nvmlDeviceGetHandleByIndex_v2, handle, (unsigned, Device*))                                 \
   F(nvmlDeviceGetName, name, (Device, char*, unsigned))                                         \

@@ -19,6 +19,7 @@ static_assert(kFieldPcieTxBytes == NVML_FI_DEV_PCIE_COUNT_TX_BYTES);
 static_assert(kFieldPcieRxBytes == NVML_FI_DEV_PCIE_COUNT_RX_BYTES);
 static_assert(kTemperatureCore == NVML_TEMPERATURE_GPU && kClockSm == NVML_CLOCK_SM && kClockMemory == NVML_CLOCK_MEM);
 static_assert(kNameBytes >= NVML_DEVICE_NAME_V2_BUFFER_SIZE && kUuidBytes >= NVML_DEVICE_UUID_V2_BUFFER_SIZE);
+static_assert(kDriverVersionBytes >= NVML_SYSTEM_DRIVER_VERSION_BUFFER_SIZE);
 static_assert(kDouble == NVML_VALUE_TYPE_DOUBLE && kUnsignedInt == NVML_VALUE_TYPE_UNSIGNED_INT);
 static_assert(kUnsignedLong == NVML_VALUE_TYPE_UNSIGNED_LONG);
 static_assert(kUnsignedLongLong == NVML_VALUE_TYPE_UNSIGNED_LONG_LONG);
@@ -35,7 +36,7 @@ static_assert(sizeof(Utilization) == sizeof(nvmlUtilization_t));
 static_assert(offsetof(Utilization, gpu) == offsetof(nvmlUtilization_t, gpu));
 static_assert(sizeof(Memory) == sizeof(nvmlMemory_t) && offsetof(Memory, used) == offsetof(nvmlMemory_t, used));
 static_assert(kFieldSwPowerCap == NVML_FI_DEV_PERF_POLICY_POWER && kFieldSyncBoost == NVML_FI_DEV_PERF_POLICY_SYNC_BOOST);
-#ifdef NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN  // not in the headers of older toolkits
+#if NVML_API_VERSION >= 13  // earlier headers have them elsewhere, or not at all
 static_assert(kFieldSwThermal == NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN);
 static_assert(kFieldHwThermal == NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN);
 static_assert(kFieldPowerBrake == NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN);

@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
+
 namespace perfsuite {
 namespace {
 
@@ -14,7 +16,8 @@ struct Field {
   unsigned id;
   const char* name;
   const char* unit;
-  double scale;  // from NVML's unit to this one
+  double scale;    // from NVML's unit to this one
+  int driver = 0;  // the first in which the id means this
 };
 
 // Read together: NVML answers those that need the same driver call with one. PCIe traffic comes from the byte counters,
@@ -28,9 +31,9 @@ constexpr Field kFields[] = {
     {nvml::kFieldPcieRxBytes, "pcie_rx_bytes", "B", 1},
     {nvml::kFieldSwPowerCap, "clock_event_sw_power_cap_ns", "ns", 1},
     {nvml::kFieldSyncBoost, "clock_event_sync_boost_ns", "ns", 1},
-    {nvml::kFieldSwThermal, "clock_event_sw_thermal_ns", "ns", 1},
-    {nvml::kFieldHwThermal, "clock_event_hw_thermal_ns", "ns", 1},
-    {nvml::kFieldPowerBrake, "clock_event_power_brake_ns", "ns", 1},
+    {nvml::kFieldSwThermal, "clock_event_sw_thermal_ns", "ns", 1, nvml::kClockEventFieldsDriver},
+    {nvml::kFieldHwThermal, "clock_event_hw_thermal_ns", "ns", 1, nvml::kClockEventFieldsDriver},
+    {nvml::kFieldPowerBrake, "clock_event_power_brake_ns", "ns", 1, nvml::kClockEventFieldsDriver},
 };
 
 double number(const FieldValue& value) {
@@ -182,6 +185,9 @@ std::string NvmlSource::load(const std::string& library) {
   api_.error_string = reinterpret_cast<decltype(api_.error_string)>(dlsym(handle, "nvmlErrorString"));
   const Return code = call(api_.init);
   initialised_ = code == nvml::kSuccess;
+  char version[nvml::kDriverVersionBytes] = "";
+  if (initialised_ && call(api_.driver_version, version, nvml::kDriverVersionBytes) == nvml::kSuccess)
+    driver_ = std::atoi(version);  // "580.159.03"
   return initialised_ ? "" : why("nvmlInit_v2", code, false);
 }
 
@@ -210,8 +216,10 @@ void NvmlSource::plan(const Gpu& gpu, Device device) {
     // One by one: a driver that refuses the whole call for a field that it does not know must not cost the others.
     FieldValue value{field.id, 0, 0, 0, 0, kSymbolMissing, {}};
     Return all = nvml::kSuccess;
-    if (gpu.reason.empty()) all = call(api_.field_values, device, 1, &value);
     std::string absent = gpu.reason;
+    if (absent.empty() && driver_ < field.driver)
+      absent = field_text(field.id, field.name) + ": means this from driver " + std::to_string(field.driver) + " on";
+    if (absent.empty()) all = call(api_.field_values, device, 1, &value);
     if (absent.empty() && all != nvml::kSuccess) absent = why("nvmlDeviceGetFieldValues", all, gpu.mig);
     if (absent.empty() && value.result != nvml::kSuccess)
       absent = why(field_text(field.id, field.name), value.result, gpu.mig);

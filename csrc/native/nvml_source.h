@@ -75,6 +75,7 @@ class NvmlSource : public Source {
 
   nvml::Api api_;
   bool initialised_ = false;
+  int driver_ = 0;  // its major version; 0 where it does not say
   std::string unavailable_;
   std::vector<Gpu> gpus_;
   std::vector<Plan> plans_;

@@ -47,6 +47,8 @@ static Clock g_clocks[CLOCKS];
 static int g_clock_count, g_gpm_samples;
 static unsigned g_count;
 static Failing g_failing[FAILURES];
+static const char kDriver[] = "580.159.03";
+static const char* g_driver = kDriver;
 static int g_failing_count, g_hang;
 static int64_t g_call_ns;  // virtual time that each call takes
 
@@ -100,6 +102,7 @@ void standin_end(void) {
 void standin_reset(unsigned count, int64_t now_ns) {
   for (int i = 0; i < GPUS; ++i) free(g_gpus[i].edges_ns), free(g_gpus[i].watts), free(g_gpus[i].joules);
   g_clock_count = 0;
+  g_driver = kDriver;
   memset(g_gpus, 0, sizeof(g_gpus));
   g_count = count;
   g_failing_count = g_ended = g_waiting = g_hang = 0;
@@ -113,6 +116,7 @@ void standin_gpu(unsigned i, const char* name, double limit_w, int mig) {
   g_gpus[i].mig = mig;
   g_gpus[i].reset_ns = -1;
 }
+void standin_old_driver(int old) { g_driver = old ? "575.57.08" : kDriver; }
 void standin_gpm(unsigned i, int there) { g_gpus[i].gpm = there; }
 int standin_gpm_samples(void) { return g_gpm_samples; }  // allocated and not freed
 
@@ -284,6 +288,10 @@ const char* nvmlErrorString(int code) {
     default: return "Unknown Error";
   }
 }
+int nvmlSystemGetDriverVersion(char* version, unsigned n) {
+  strncpy(version, g_driver, n);
+  return 0;
+}
 int nvmlDeviceGetCount_v2(unsigned* count) { return *count = g_count, 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, Device* device) {
   *device = (Device)(intptr_t)(i + 1);
@@ -320,6 +328,8 @@ int nvmlDeviceGetFieldValues(Device device, int n, FieldValue* values) {
     v->result = failing(i, "nvmlDeviceGetFieldValues", (int)v->field, now);
     if (v->result) continue;
     v->type = 1;
+    v->value.u = 7;
+    if (v->field >= 269 && g_driver != kDriver) continue;  // a setting, in the old one
     switch (v->field) {
       case 74: v->type = 3, v->value.ull = lowered_ns(i, POWER_CAP, now); break;
       case 76: v->type = 3, v->value.ull = lowered_ns(i, 0x10, now); break;

@@ -36,6 +36,24 @@ def test_time_under_each_reason_is_found_with_counters_and_without(standin, coun
     assert got["sm_clock_mhz"] == {"min": 600, "median": 1980, "max": 1980}
 
 
+def test_before_driver_580_the_ids_of_three_counters_mean_other_things_and_are_not_read(standin):
+    standin.lib.standin_old_driver(1)
+    standin.clock_lowered(1200, SW_THERMAL, 2.0, 3.5)
+    data = standin.sample(12.0)
+    reason = "field 269 (clock_event_sw_thermal_ns): means this from driver 580 on"
+    assert data["absent"]["gpu0_clock_event_sw_thermal_ns"] == reason
+    assert "gpu0_clock_event_sw_power_cap_ns" not in data["absent"]
+    assert shares(clocks(data, at(1.0), at(11.0)))["software thermal slowdown"] == pytest.approx(0.15, abs=0.01)
+
+
+def test_a_counter_that_misses_what_the_samples_saw_is_not_believed(standin):
+    standin.clock_lowered(1200, SW_THERMAL, 2.0, 4.0)
+    data = standin.sample(12.0)
+    data["values"][:, data["columns"].index("gpu0_clock_event_sw_thermal_ns")] = 5.0
+    got = clocks(data, at(1.0), at(11.0))
+    assert got["throttled"] and shares(got)["software thermal slowdown"] == pytest.approx(0.2, abs=0.01)
+
+
 def test_a_power_cap_alone_is_not_throttling(standin):
     got = clocks(standin.sample(12.0), at(1.0), at(11.0))
     assert got["throttled"] is False and got["share"] == 0
