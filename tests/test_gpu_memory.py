@@ -208,7 +208,7 @@ def test_a_step_with_more_allocations_than_there_is_room_for_is_not_replayed(mon
 def test_the_watch_keeps_it_in_the_record():
     model = model_of(2)
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
-    watch = Watch(model, recorders=True, optimizer=optimizer)
+    watch = Watch("watch", model, optimizer)
     watch.start()
     for _ in range(4):
         watch.begin_step()
