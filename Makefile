@@ -1,7 +1,10 @@
 # make run    set up, train the default workload to its target, print the account and the path of the report
 # make test   the same set-up, then the whole test suite
+# make gpu    on a machine with a GPU: everything that wants one, in stages that resume; STAGE=llama runs one
 # make lint   ruff
 # Everything is installed into .venv; nothing needs root. PYTHON chooses the interpreter (3.11 or newer).
+# `make gpu PYTHON=python3` takes that interpreter's own torch and triton: no .venv, no network, perfsuite alone is built
+# into .gpu/.
 
 PYTHON ?= python3
 VENV := .venv
@@ -9,12 +12,24 @@ BIN := $(VENV)/bin
 SETUP := $(VENV)/.set-up
 JOBS ?= 2
 
-.PHONY: run test lint set-up clean
+.PHONY: run test gpu lint set-up clean
 run: $(SETUP)
 	$(BIN)/perfsuite run
 
 test: $(SETUP)
 	$(BIN)/pytest -n $(JOBS) --dist loadfile
+
+ifeq ($(origin PYTHON),command line)
+gpu: .gpu/.set-up
+	PYTHONPATH=$(CURDIR)/.gpu:$$PYTHONPATH PYTHONSAFEPATH=1 $(PYTHON) bench/gpu.py $(STAGE)
+else
+gpu: $(SETUP)
+	$(BIN)/python -P bench/gpu.py $(STAGE)
+endif
+
+.gpu/.set-up: pyproject.toml setup.py $(wildcard csrc/*/* csrc/ops/*/* kernels/* perfsuite/* perfsuite/*/* workloads/*)
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-build-isolation --upgrade --target .gpu .
+	touch $@
 
 lint: $(SETUP)
 	$(BIN)/ruff check .
@@ -34,4 +49,4 @@ $(SETUP): pyproject.toml setup.py constraints.txt $(wildcard csrc/native/*)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info perfsuite/*.so
+	rm -rf $(VENV) .gpu build *.egg-info perfsuite/*.so

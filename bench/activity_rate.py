@@ -5,7 +5,8 @@ first the correlations and calls, then the kernels in the order in which they en
 kernels take 3 to 25 us on four streams, one launch each 10 us, with a pause of 1 ms after each 1000; there are 200
 names, 500 sites, 4 phases, and an op of the host around each launch. Only the summing is timed, on the thread that
 hands in the buffers. Tables of fixed size fill up in the first few million records; the growth of the peak resident
-memory is told from when they are made and from half of the records on. Prints JSON. `python bench/activity_rate.py --records 10000000`
+memory is told from when they are made and from half of the records on. Prints JSON.
+`python bench/activity_rate.py --records 10000000`
 """
 
 import argparse

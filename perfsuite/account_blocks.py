@@ -1,4 +1,4 @@
-"""The account's blocks beside the ledger: memory, power, host stacks and the sampler's series."""
+"""The account's blocks beside the ledger: memory, host stacks and the sampler's series."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,10 @@ def why_not(pass_: Mapping[str, Any], instrument: str, otherwise: str) -> str:
 
 
 def memory(pass_: Mapping[str, Any], ops: Sequence[Mapping[str, Any]], machine: Machine | None) -> dict[str, Any]:
-    """Peak and churn of the allocator, resident set, page faults, and bytes by memory level (from the roofline)."""
+    """Peak and churn of the allocator, resident set, page faults, and bytes by memory level (from the roofline).
+
+    machine: what the ops ran on. Of a run on a GPU only the ops that launched something are in `ops`.
+    """
     allocator = pass_.get("allocator") or {}
     peak = allocator.get("peak_bytes")
     return {
@@ -37,12 +40,12 @@ def memory(pass_: Mapping[str, Any], ops: Sequence[Mapping[str, Any]], machine: 
 
 
 def _levels(ops: Sequence[Mapping[str, Any]], machine: Machine) -> list[dict[str, Any]]:
-    """Bytes and self time of the ops placed at each level. Overhead-bound ops are in: their bytes move all the same."""
+    """Bytes and time of the ops placed at each level. Overhead-bound ops are in: their bytes move all the same."""
     rows = []
     for level in machine.levels:
         placed = [op for op in ops if op["level"] == level.name]
         bytes_ = sum(op["bytes"] for op in placed)
-        time_s = sum(op["self_time_s"] for op in placed)
+        time_s = sum(op["work_time_s"] for op in placed)
         achieved = bytes_ / time_s if time_s else None
         ceiling = level.bandwidth(0.5).value
         rows.append({"name": level.name, "bytes": bytes_, "time_s": time_s, "bandwidth_bytes_per_s": ceiling,
@@ -68,7 +71,8 @@ def host(passes: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 # in the record.
 _RATES = {"cpu_cores": (("cpu_user_s", "cpu_system_s"), "cores"), "minor_faults_per_s": (("minor_faults",), "1/s"),
           "major_faults_per_s": (("major_faults",), "1/s")}  # fmt: skip
-_LEVELS = {"B": ("MB", 1e6), "W": ("W", 1.0), "%": ("%", 1.0), "MHz": ("MHz", 1.0), "C": ("C", 1.0)}
+_LEVELS = {"B": ("MB", 1e6), "W": ("W", 1.0), "%": ("%", 1.0), "MHz": ("MHz", 1.0), "C": ("C", 1.0),
+           "share": ("share", 1.0), "B/s": ("GB/s", 1e9)}
 """Unit of a column that is a level, the unit it is shown in, and how many of the first make one of the second."""
 
 
@@ -112,19 +116,3 @@ def _means(column: np.ndarray, edges: np.ndarray) -> np.ndarray:
     sums = np.add.reduceat(np.where(read, column, 0.0)[1:], edges[:-1])
     counts = np.add.reduceat(read[1:].astype(np.int64), edges[:-1])
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-
-
-def power(pass_: Mapping[str, Any], arrays: Arrays, start_ns: int, stop_ns: int) -> dict[str, Any]:
-    """Energy between two monotonic times, with its bound, and by phase; or why it is not known."""
-    sampler = pass_.get("sampler")
-    if not sampler or "sampler_t_ns" not in arrays or stop_ns <= start_ns:
-        reason = why_not(pass_, "sampler", "no sampler ran in this pass")
-        return {"available": False, "reason": reason, "energy_j": None, "bound_j": None, "mean_w": None,
-                "method": None, "phases": []}  # fmt: skip
-    from perfsuite.energy import energy_by_phase, phase_spans
-
-    names = [phase["name"] for phase in pass_["phases"]]
-    end_ns = pass_["start_ns"] + pass_["clock_ns"]
-    spans = phase_spans(np.asarray(arrays["timeline"]), names, end_ns) if "timeline" in arrays else {}
-    samples = {"t_ns": arrays["sampler_t_ns"], "values": arrays["sampler_values"]}
-    return energy_by_phase({**sampler, **samples}, start_ns, stop_ns, spans)

@@ -2,14 +2,24 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from perfsuite.account_kernels import OnDevice, Site, site_key
 from perfsuite.account_phases import OpLine, Span
 from perfsuite.flops import WRAPPERS, flops, is_attention, is_counted
-from perfsuite.roofline import UNKNOWN, Machine, place
+from perfsuite.roofline import UNKNOWN, Machine, Placement, place
 
 COMPILED = ("CompiledFunction", "Torch-Compiled Region", "TorchDynamo", "CompiledFxGraph", "## Call CompiledFxGraph")
 """How the names of rows begin that stand for a region whose ops a compiler has merged."""
+
+
+class OpDevice(NamedTuple):
+    """What the ops of a run on a GPU are held against."""
+
+    machine: Machine | None
+    """Ceilings of the GPU."""
+    times: Mapping[Site, OnDevice] | None
+    """By op row. None: no kernel recorder ran, so that no op's time on the GPU is known."""
 
 
 def apportion(total: int, weights: Sequence[int]) -> list[int]:
@@ -28,57 +38,109 @@ def is_hidden(row: Mapping[str, Any]) -> bool:
     return row["name"].startswith(COMPILED) or row["op"].endswith("=compile")
 
 
-def op_lines(span: Span, machine: Machine | None) -> list[dict[str, Any]]:
+def op_lines(span: Span, machine: Machine | None, device: OpDevice | None = None) -> list[dict[str, Any]]:
     """The account's `ops`, longest first. Self times and calls of a row are exact; where it was called with several
     shapes, they are split in the proportions of the sampled steps and marked `estimated`.
+
+    machine: ceilings of the host. device: of a run on a GPU. There the self time is the host's and not what the op
+    costs: `device_time_s` is (the shares of its kernels, copies and memsets), and rates and ceilings are held against
+    `work_time_s`, the sum of their durations. An op that launched nothing ran on the host.
     """
-    lines = [line for op in span.ops for line in _split(op, machine)]
-    return sorted(lines, key=lambda line: -line["self_time_s"])
+    lines = [line for op in span.ops for line in _split(op, machine, device)]
+    return sorted(lines, key=lambda line: (-cost_ns(line), -line["self_time_s"]))
 
 
-def _split(op: OpLine, machine: Machine | None) -> list[dict[str, Any]]:
+def cost_ns(line: Mapping[str, Any]) -> int:
+    """What a line costs: its device time on a GPU, its self time elsewhere."""
+    return line["self_time_ns"] if line["device_time_ns"] is None else line["device_time_ns"]
+
+
+def _split(op: OpLine, machine: Machine | None, device: OpDevice | None) -> list[dict[str, Any]]:
+    on_device = None
+    if device is not None and device.times is not None:
+        on_device = device.times.get(site_key(op.row), OnDevice(0, 0, 0))
     shapes = op.row["shapes"]
     if not shapes:
-        return [_line(op, {}, op.calls, op.self_ns, machine, estimated=False)]
+        return [_line(op, {}, op.calls, op.self_ns, machine, device, on_device, estimated=False)]
     calls = apportion(op.calls, [shape["sampled_calls"] for shape in shapes])
     times = apportion(op.self_ns, [shape["sampled_self_ns"] for shape in shapes])
+    parts = [None] * len(shapes) if on_device is None else _split_device(op, calls, device.machine, on_device)
     unseen = sum(shape["sampled_calls"] for shape in shapes) < op.row["calls"] or op.calls != op.row["calls"]
     return [
-        _line(op, shape, n, ns, machine, estimated=unseen)
-        for shape, n, ns in zip(shapes, calls, times, strict=True)
+        _line(op, shape, n, ns, machine, device, part, estimated=unseen)
+        for shape, n, ns, part in zip(shapes, calls, times, parts, strict=True)
         if n or ns
     ]
 
 
-def _line(op: OpLine, shape: Mapping[str, Any], calls: int, self_ns: int, machine: Machine | None, *,
-          estimated: bool) -> dict[str, Any]:  # fmt: skip
+def _split_device(op: OpLine, calls: Sequence[int], machine: Machine | None, whole: OnDevice) -> list[OnDevice]:
+    """Device time of a row by shape. Kernels do not say for which shape they ran: it is split in proportion to the
+    least time that the shapes' bytes and flops need, to their bytes where that is unknown, else to the calls.
+    """
+    if not any(calls):
+        calls = [1] * len(calls)
+    costs = [_cost(op.row, shape) for shape in op.row["shapes"]]
+    moved = [None if bytes_ is None else n * bytes_ for n, (bytes_, _) in zip(calls, costs, strict=True)]
+    least = [
+        None if machine is None else place(machine, shape["signature"], n, 1.0, bytes_, None if f is None else n * f,
+                                           shape.get("footprint_bytes")).least_s
+        for shape, n, bytes_, (_, f) in zip(op.row["shapes"], calls, moved, costs, strict=True)
+    ]  # fmt: skip
+    if None not in least:
+        weights = [round(1e12 * seconds) for seconds in least]
+    elif None not in moved:
+        weights = moved
+    else:
+        weights = list(calls)
+    return [OnDevice(*part) for part in zip(*(apportion(total, weights) for total in whole), strict=True)]
+
+
+def _placement(op: OpLine, signature: str, calls: int, bytes_: int | None, flops_: int | None,
+               footprint_bytes: int | None, machine: Machine | None, device: OpDevice | None,
+               on_device: OnDevice | None, self_ns: int) -> tuple[Placement, int | None]:  # fmt: skip
+    """Where a line stands, and the nanoseconds that it is held against; None where those are not known."""
+    work_ns: int | None = self_ns
+    if device is not None and on_device is None:
+        machine, work_ns = None, None
+    elif on_device is not None and on_device.time_ns:
+        # The ceiling of a copy between host and device is the link: see the kernels.
+        machine, work_ns = (None if on_device.host_copy_ns else device.machine), on_device.time_ns
+    # A compiled region's shapes are those of its ends, not of the ops that it hides; other threads do not run on
+    # the clock, but their ops move bytes all the same.
+    if machine is None or is_hidden(op.row) or not work_ns:
+        placement = UNKNOWN
+    else:
+        placement = place(machine, signature, calls, work_ns / 1e9, bytes_, flops_, footprint_bytes)
+    if flops_ is None and is_counted(op.row["name"]):
+        # It computes, and how much is not known: bytes alone do not say what bounds it.
+        placement = UNKNOWN._replace(level=placement.level)
+    return placement, work_ns
+
+
+def _line(op: OpLine, shape: Mapping[str, Any], calls: int, self_ns: int, machine: Machine | None,
+          device: OpDevice | None, on_device: OnDevice | None, *, estimated: bool) -> dict[str, Any]:  # fmt: skip
     row = op.row
     suite_op, _, implementation = row["op"].partition("=")
     signature = shape.get("signature", "")
     call_bytes, call_flops = _cost(row, shape)
     bytes_ = None if call_bytes is None else calls * call_bytes
     flops_ = None if call_flops is None else calls * call_flops
-    self_s = self_ns / 1e9
-    # A compiled region's shapes are those of its ends, not of the ops that it hides; other threads do not run on
-    # the clock, but their ops move bytes all the same.
-    hidden = is_hidden(row)
-    if machine is None or hidden or self_ns == 0:
-        placement = UNKNOWN
-    else:
-        placement = place(machine, signature, calls, self_s, bytes_, flops_, shape.get("footprint_bytes"))
-    if flops_ is None and is_counted(row["name"]):
-        # It computes, and how much is not known: bytes alone do not say what bounds it.
-        placement = UNKNOWN._replace(level=placement.level)
+    placement, work_ns = _placement(op, signature, calls, bytes_, flops_, shape.get("footprint_bytes"), machine, device,
+                                    on_device, self_ns)  # fmt: skip
+    device_ns = None if on_device is None else on_device.share_ns
     return {
         "name": row["name"], "direction": row["direction"], "impl": implementation or None, "op": suite_op or None,
         "module": row["module"], "shape": signature or None, "phase": row["phase"], "thread": row["thread"],
-        "calls": calls, "self_time_s": self_s, "self_time_ns": self_ns, "estimated": estimated,
+        "calls": calls, "self_time_s": self_ns / 1e9, "self_time_ns": self_ns,
+        "device_time_s": None if device_ns is None else device_ns / 1e9, "device_time_ns": device_ns,
+        "work_time_s": None if work_ns is None else work_ns / 1e9,
+        "host_copy": bool(on_device and on_device.host_copy_ns), "estimated": estimated,
         "bytes": bytes_, "flops": flops_, "bound": placement.bound, "share_of_ceiling": placement.share_of_ceiling,
         "ceiling_spread": placement.spread, "least_time_s": placement.least_s,
         "floor_time_s": placement.floor_s, "level": placement.level,
-        "gbytes_per_s": bytes_ / self_ns if bytes_ and self_ns else None,
-        "gflops_per_s": flops_ / self_ns if flops_ and self_ns else None,
-        "joules": None, "hidden": hidden,
+        "gbytes_per_s": bytes_ / work_ns if bytes_ and work_ns else None,
+        "gflops_per_s": flops_ / work_ns if flops_ and work_ns else None,
+        "joules": None, "hidden": is_hidden(row),
     }  # fmt: skip
 
 
@@ -100,14 +162,15 @@ def _cost(row: Mapping[str, Any], shape: Mapping[str, Any]) -> tuple[int | None,
 def op_notes(lines: Sequence[Mapping[str, Any]], compiled_regions: int) -> list[str]:
     """What a reader of the op lines must know: unknown bytes, hidden ops, counted halves, estimates."""
     notes = []
-    total_ns = sum(line["self_time_ns"] for line in lines)
-    unknown_ns = sum(line["self_time_ns"] for line in lines if line["bytes"] is None and not line["hidden"])
+    total_ns = sum(cost_ns(line) for line in lines)
+    unknown_ns = sum(cost_ns(line) for line in lines if line["bytes"] is None and not line["hidden"])
+    what = "op time" if all(line["device_time_ns"] is None for line in lines) else "ops' device time"
     if unknown_ns:
-        notes.append(f"bytes are unknown for ops with {_percent(unknown_ns / total_ns)} of the op time")
-    hidden_ns = sum(line["self_time_ns"] for line in lines if line["hidden"])
+        notes.append(f"bytes are unknown for ops with {_percent(unknown_ns / total_ns)} of the {what}")
+    hidden_ns = sum(cost_ns(line) for line in lines if line["hidden"])
     if any(line["hidden"] for line in lines):
         notes.append(f"a compiled region hides its ops: {_percent(hidden_ns / total_ns if total_ns else 0)} "
-                     "of the op time is known as a whole only")  # fmt: skip
+                     f"of the {what} is known as a whole only")  # fmt: skip
     elif compiled_regions:
         notes.append("a compiled region hides its ops: they show as part of the ops around them")
     if any(is_attention(line["name"]) and line["flops"] and "causal" in (line["shape"] or "") for line in lines):
@@ -133,11 +196,13 @@ def suite_ops(lines: Sequence[Mapping[str, Any]], costs: Sequence[Mapping[str, A
         inside = [line for line in lines if line["op"] == op and line["impl"] == implementation]
         # A line without a shape is an autograd node, whose work is that of the ops inside it, lines of their own.
         moved = [line["bytes"] for line in inside if line["shape"] is not None]
+        on_device = [line["device_time_s"] for line in inside]
         out.append({
             "op": op,
             "impl": implementation,
             "calls": sum(cost["calls"] for cost in mine),
             "self_time_s": sum(line["self_time_s"] for line in inside),
+            "device_time_s": sum(on_device) if None not in on_device else None,
             "least_bytes": sum(cost["calls"] * cost["bytes"] for cost in mine),
             "least_flops": sum(cost["calls"] * cost["flops"] for cost in mine),
             "moved_bytes": None if None in moved else sum(moved),
@@ -156,7 +221,7 @@ def too_fast(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     found = []
     for group in groups.values():
         floor_s = sum(line["floor_time_s"] or 0.0 for line in group)
-        time_s = sum(line["self_time_s"] for line in group)
+        time_s = sum(line["work_time_s"] or 0.0 for line in group)
         spread = max(line["ceiling_spread"] for line in group)
         if floor_s > time_s * (1 + spread):
             longest = max(group, key=lambda line: line["floor_time_s"] or 0.0)

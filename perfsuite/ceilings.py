@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from perfsuite import _native, machine, topology
+from perfsuite import _native, gpu_machine, machine, topology
 from perfsuite.ceiling_tasks import DTYPES, interleave, kernels, native_tasks, torch_samples
 from perfsuite.memory_levels import Level, plan_levels
+from perfsuite.stats import spread
 from perfsuite.torch_rates import gemm, torch_reason, torch_threads
 
 Progress = Callable[[int, int, str], None]
@@ -34,10 +33,10 @@ _YARDSTICK_GEMM = 512
 
 
 def measure(progress: Progress | None = None, quick: bool = False, threads: int | None = None) -> dict[str, Any]:
-    """The ceilings of this machine with `threads` threads (default: one for each core that may be used).
+    """The ceilings of this machine with `threads` threads (default: one for each core it may use), and of its GPU.
 
-    About 10 s on two cores, a third of that if quick. Rates are per second, times in ns, each as
-    {"ceiling", "median", "lo", "hi", "samples"}. Raises ValueError where there are not that many processors.
+    About 10 s on two cores and a minute for the GPU, a third of that if quick. Rates are per second, times in ns, each
+    as {"ceiling", "median", "lo", "hi", "samples"}. Raises ValueError where there are not that many processors.
     """
     began, busy_before = time.monotonic(), _others_busy_seconds()
     cpus = topology.worker_cpus(threads)
@@ -45,7 +44,7 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
     caches, caches_reason = topology.data_caches(cpus)
     levels, notes = plan_levels(cpus, caches, caches_reason, _usable_memory_bytes())
     rounds = 6 if quick else 20
-    total = 2 * rounds
+    total = 3 * rounds  # memory and arithmetic, products, the GPU
     limit_s = _LIMIT_S / 3 if quick else _LIMIT_S
 
     def report(done: int, what: str) -> None:
@@ -66,6 +65,10 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
         notes.append(
             f"others kept {others:.1f} processors busy meanwhile: ceilings are lower bounds, measure again in peace"
         )
+
+    gpu, gpu_reason = gpu_machine.measure(
+        lambda share, what: report(2 * rounds + int(share * rounds), what), quick
+    )
 
     def level_entry(level: Level) -> dict[str, Any]:
         entry: dict[str, Any] = {"name": level.name, "capacity_bytes": level.capacity_bytes}
@@ -94,6 +97,8 @@ def measure(progress: Progress | None = None, quick: bool = False, threads: int 
         "gemm_reason": torch_reason(),
         "op_overhead_ns": spread(found["", "op"], best="low") if ("", "op") in found else None,
         "op_overhead_reason": torch_reason(),
+        "gpus": None if gpu is None else [gpu],
+        "gpus_reason": gpu_reason or None,
         "yardstick": yardstick(threads=len(cpus)),
         "others_busy_cpus": others,
         "notes": notes,
@@ -144,18 +149,6 @@ def yardstick(repeats: int = 25, threads: int | None = None) -> dict[str, Any]:
         "gemm_flops_per_s": rates,
         "gemm_reason": reason,
     }
-
-
-def spread(samples: list[float], best: str = "high") -> dict[str, Any]:
-    """Ceiling, median and quartiles of samples, and the samples.
-
-    A ceiling is something the machine did, so an interpolated or fitted value will not do, and what took at least so
-    long because somebody else was running does not count: on a busy machine that is the median, and the 90th percentile
-    as well. The best repetition alone might be a mistake; the third-best was reached three times.
-    """
-    third = sorted(samples, reverse=best == "high")[min(2, len(samples) - 1)]
-    lo, median, hi = np.percentile(samples, [25, 50, 75]).tolist()
-    return {"ceiling": third, "median": median, "lo": lo, "hi": hi, "samples": samples}
 
 
 def _others_busy_seconds() -> float | None:

@@ -13,10 +13,11 @@ from typing import Any
 import click
 
 import perfsuite
-from perfsuite import cli_ops
+from perfsuite import cli_counters, cli_ops
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
+BESIDE = Path("beside the record")
 JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
@@ -34,7 +35,8 @@ def main() -> None:
         click.echo(f"perfsuite: {error}", err=True)
         code = 2
     except ModuleNotFoundError as error:  # only what an extra brings is imported late
-        click.echo(f"perfsuite: {error.name} is not installed: pip install 'perfsuite[torch]'", err=True)
+        extra = "report" if error.name and error.name.split(".")[0] in ("perfetto", "google") else "torch"
+        click.echo(f"perfsuite: {error.name} is not installed: pip install 'perfsuite[{extra}]'", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
         click.echo("perfsuite: interrupted; what was finished is kept, `perfsuite run --resume last` goes on", err=True)
@@ -52,6 +54,7 @@ def cli() -> None:
 
 
 cli.add_command(cli_ops.ops)
+cli.add_command(cli_counters.counters)
 
 
 def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
@@ -74,13 +77,15 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
 @click.option("--no-ledger", is_flag=True, help="Score only: leave out the pass with the recorders on.")
+@click.option("--timeline", is_flag=True, help="One more pass: memory and tensor counters of the GPU over the run.")
+@click.option("--counters", is_flag=True, help="One more pass: bytes and tensor operations of each kernel.")
 @click.option("--host-stacks", is_flag=True, help="One more pass, with py-spy beside it.")
 @click.option("--resume", metavar="RUN", help="Go on with a run that was cut off: a folder, a number or 'last'.")
 @OUT
 @JSON
 def run(workload: str, scale: str, runs: int | None, seed: int | None, device: str | None, use: dict[str, str],
-        ops: str, division: str, data: Path | None, target: float | None, no_ledger: bool, host_stacks: bool,
-        resume: str | None, out: Path, as_json: bool) -> int:
+        ops: str, division: str, data: Path | None, target: float | None, no_ledger: bool, timeline: bool,
+        counters: bool, host_stacks: bool, resume: str | None, out: Path, as_json: bool) -> int:
     """Train WORKLOAD (a name or a .py file) to its target, several times, and account for the time."""
     from perfsuite import record
     from perfsuite.harness import run as harness
@@ -93,7 +98,8 @@ def run(workload: str, scale: str, runs: int | None, seed: int | None, device: s
             request = harness.Request(
                 workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
                 ops=ops,
-                data_folder=data, out=out, ledger=not no_ledger, host_stacks=host_stacks, target=target,
+                data_folder=data, out=out, ledger=not no_ledger, timeline=timeline, counters=counters,
+                host_stacks=host_stacks, target=target,
                 command=("perfsuite", *sys.argv[1:]),
             )  # fmt: skip
             _, folder = harness.start(request, progress)
@@ -151,19 +157,44 @@ def _window(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
 @click.argument("run", default="last")
 @click.option("--steps", callback=_window, metavar="A:B", help="Account for steps A to B (not including B) only.")
 @click.option("--html", is_flag=True, help="Write report.html and print its path only.")
+@click.option("--perfetto", type=click.Path(dir_okay=False, path_type=Path), is_flag=False, flag_value=BESIDE,
+              metavar="[PATH]", help="Write a timeline for ui.perfetto.dev, beside the record or to PATH, and print "
+              "its path only.")
 @OUT
 @JSON
-def report(run: str, steps: tuple[int, int] | None, html: bool, out: Path, as_json: bool) -> int:
+def report(run: str, steps: tuple[int, int] | None, html: bool, perfetto: Path | None, out: Path,
+           as_json: bool) -> int:  # fmt: skip
     """Show a record: RUN is a number, a folder or 'last'."""
     from perfsuite import record
 
     folder = record.find(run, out)
+    if perfetto is not None:
+        if steps is not None:
+            raise click.UsageError("--perfetto draws the whole run: leave --steps out")
+        _write_trace(folder, perfetto, as_json)
+        return 0
     account = _account(folder, steps)
     if html:
         click.echo(write_page(account, folder))
     else:
         _show(account, folder, as_json)
     return 0
+
+
+def _write_trace(folder: Path, path: Path, as_json: bool) -> None:
+    from perfsuite import record
+    from perfsuite.report import perfetto
+
+    if path == BESIDE:
+        path = folder / perfetto.FILE_NAME
+    trace, absent = perfetto.render(vars(record.load(folder)), lambda name: record.arrays_of(folder, name))
+    record.write_atomically(path, trace)
+    if as_json:
+        click.echo(json.dumps({"path": str(path), "absent": absent}))
+        return
+    for line in absent:
+        click.echo(line, err=True)
+    click.echo(path)
 
 
 @cli.command()
@@ -202,8 +233,10 @@ def machine(quick: bool, as_json: bool) -> int:
     from perfsuite.machine import fingerprint
     from perfsuite.report.machine_text import render_machine
 
-    with Console(stderr=True).status("measuring bandwidths, latencies and peaks"):
-        measured = ceilings.measure(quick=quick)
+    with Console(stderr=True).status("measuring bandwidths, latencies and peaks") as status:
+        measured = ceilings.measure(
+            lambda done, total, what: status.update(f"measuring {what} ({100 * done // total} %)"), quick=quick
+        )
     path, reason = ceilings.save(measured)
     if as_json:
         click.echo(json.dumps(measured, allow_nan=False))

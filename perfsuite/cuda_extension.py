@@ -1,4 +1,5 @@
-"""Builds, loads and calls the CUDA kernels: csrc/ops/cuda/*.cu as one shared library of plain C functions.
+"""Builds, loads and calls the CUDA kernels: the .cu files of csrc/ops/cuda and csrc/machine, as one shared library of
+plain C functions.
 
 nvcc compiles them at first use for the compute capability of the GPU that is there, into the cache folder of
 perfsuite.torch_extension and by the same rules. The library needs no torch and has its own CUDA runtime inside, so that
@@ -122,7 +123,7 @@ class _Library:
     def _function(self, name: str) -> Callable[..., int]:
         entry = entry_points().get(name)
         if entry is None:
-            raise RuntimeError(f"{name}: csrc/ops/cuda has no such function; it has {', '.join(entry_points())}")
+            raise RuntimeError(f"{name}: csrc has no such function; it has {', '.join(entry_points())}")
         function = getattr(self._loaded, name, None)
         if function is None:
             raise RuntimeError(f"{name}: {self._loaded._name} lacks it: it is older than the sources")
@@ -261,7 +262,7 @@ def _command(arch: int) -> list[str]:
 def sources() -> list[Path]:
     """The .cu files. BuildError where there are none."""
     root = build_cache.source_root()
-    found = sorted(root.glob("ops/cuda/*.cu"))
+    found = sorted([*root.glob("ops/cuda/*.cu"), *root.glob("machine/*.cu")])
     if not found:
         raise BuildError(f"no CUDA sources in {root}: reinstall perfsuite")
     return found

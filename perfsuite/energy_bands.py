@@ -73,6 +73,24 @@ class CounterMeter:
             high = np.minimum(high, self._limit_per_ns * (b_ns - a_ns))
         return Band(low, np.clip(estimate_b - estimate_a, low, high), high)
 
+    def mean_w(self, a_ns: int, b_ns: int) -> tuple[float, float, float] | None:
+        """Mean power between the first and the last renewal that surely lie in [a, b]: lower bound, estimate, upper.
+
+        What was drawn between the two is known to the counter's resolution, so only their dates leave something open:
+        far less than between() says of the same time, which must allow for any load at the ends. None where fewer than
+        two renewals lie in there.
+        """
+        inside = np.flatnonzero((self._u_low >= a_ns) & (self._u_high <= b_ns))
+        if len(inside) < 2 or self._u_low[inside[-1]] <= self._u_high[inside[0]]:
+            return None
+        first, last = inside[0], inside[-1]
+        joules = float(self._value[last] - self._value[first])
+        shortest_s = float(self._u_low[last] - self._u_high[first]) / 1e9
+        longest_s = float(self._u_high[last] - self._u_low[first]) / 1e9
+        middle_s = float(self._middle[last] - self._middle[first]) / 1e9
+        low, high = max(0.0, joules - self._resolution) / longest_s, (joules + self._resolution) / shortest_s
+        return low, joules / middle_s, high
+
     def _rises_faster_than(self, watts: float) -> bool:
         """Whether the value rose between any two renewals by more than this power gives, however they are dated."""
         per_ns = watts / 1e9

@@ -76,8 +76,7 @@ def _open_gpu(
         facts["sensor"] = power.sensor._asdict()
     counter = None
     try:
-        begin, end, joules = _samples(sampler, f"{name}_energy_j", f"{name}_read_ns", t0_ns, t1_ns)
-        begin, end, joules = _without_resets(f"{name}_energy_j", begin, end, joules, t0_ns, t1_ns)
+        begin, end, joules = gpu_counter(sampler, name, t0_ns, t1_ns)
         counter = CounterMeter(begin, end, joules, _GPU_RESOLUTION_J, limit_w)
         if limit_w is not None and not counter.limit_is_known:
             notes.append(f"the energy counter rises faster than the power limit of {limit_w:g} W allows")
@@ -89,6 +88,25 @@ def _open_gpu(
     if gpu["mig"]:
         notes.append("MIG mode is on: this is the energy of the whole GPU, not of one of its instances")
     return Source(name, counter, power, facts, notes)
+
+
+def gpu_counter(
+    sampler: Mapping[str, Any], name: str, t0_ns: int, t1_ns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples of a GPU's energy counter: begin and end of the reads (int64 ns), joules (float64), (n,) each.
+
+    Those between the resets around the window. Raises ValueError where they do not reach over it.
+    """
+    column = f"{name}_energy_j"
+    begin, end, joules = _samples(sampler, column, f"{name}_read_ns", t0_ns, t1_ns)
+    return _without_resets(column, begin, end, joules, t0_ns, t1_ns)
+
+
+def gpu_power(
+    sampler: Mapping[str, Any], name: str, t0_ns: int, t1_ns: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Samples of a GPU's instant power in watts, as gpu_counter() has those of the counter."""
+    return _samples(sampler, f"{name}_power_instant_w", f"{name}_read_ns", t0_ns, t1_ns)
 
 
 def _power_meter(

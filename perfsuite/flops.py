@@ -151,3 +151,25 @@ def is_counted(name: str) -> bool:
 def is_attention(name: str) -> bool:
     """Whether the count of this op depends on its mask."""
     return name in FORMULAS and "attention" in name
+
+
+_ATTENTION_BACKWARD = {
+    **dict.fromkeys(("aten::_scaled_dot_product_flash_attention_for_cpu_backward",
+                     "aten::_scaled_dot_product_cudnn_attention_backward"), _attention(1, 1, 0, _HEADS_SECOND)),
+    **dict.fromkeys(("aten::_flash_attention_backward", "aten::_efficient_attention_backward"),
+                    _attention(1, 1, 0, _HEADS_THIRD)),
+}  # fmt: skip
+
+
+def recomputed(name: str, signature: str) -> int | None:
+    """Of flops(): what one call computes a second time to save memory. Fused attention's backward does Q K' again."""
+    formula = _ATTENTION_BACKWARD.get(name)
+    return 0 if formula is None else formula(parse(signature))
+
+
+def is_forward_only(name: str) -> bool:
+    """Whether no derivative calls this op, so that one in a backward pass is a forward that runs again.
+
+    Matrix products are what gradients are made of, too: they are not among these.
+    """
+    return name in FORMULAS and "backward" not in name and ("conv" in name or "attention" in name)

@@ -8,13 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from perfsuite import account_blocks as blocks
+from perfsuite import account_power
 from perfsuite.account_checks import checks, residuals
-from perfsuite.account_ops import op_lines, op_notes, suite_ops
+from perfsuite.account_counters import counters_block
+from perfsuite.account_device import device_block, device_checks, unavailable_reason
+from perfsuite.account_kernels import device_times, kernel_lines
+from perfsuite.account_memory import gpu_memory_block
+from perfsuite.account_mfu import mfu_block
+from perfsuite.account_ops import OpDevice, op_lines, op_notes, suite_ops
+from perfsuite.account_overhead import overhead
 from perfsuite.account_phases import Arrays, Span, whole
 from perfsuite.account_phases import window as windowed
+from perfsuite.account_replay import open_replay
 from perfsuite.headline import answer, limits
 from perfsuite.mlperf.score import score as score_of
-from perfsuite.roofline import machine_of
+from perfsuite.roofline import Gpu, Machine, ceilings_for, gpu_of, machine_of
 
 SCHEMA = 1
 
@@ -43,32 +51,71 @@ def account(
         reason = "no pass of this record has finished: run it again or resume it"
         return out | {
             "headline": {"answer": answer(record, score, score_reason, None), "limits": None},
-            "ledger": None, "memory": None, "power": {"available": False, "reason": reason},
+            "ledger": None, "memory": None, "power": {"available": False, "reason": reason}, "mfu": None,
             "host": blocks.host(passes),
             "overhead": None, "instruments": [], "series": None, "notes": [reason],
         }  # fmt: skip
     pass_arrays = arrays(pass_["arrays"]) if pass_.get("arrays") else {}
     span = windowed(pass_, pass_arrays, *window) if window is not None else whole(pass_)
-    ops = op_lines(span, machine)
+    # Somebody's own loop may use a GPU without saying so.
+    trained_on = "cuda" if (pass_.get("kernels") or {}).get("rows") else record["device"]
+    on_gpu = trained_on.startswith("cuda")
+    roofs, no_roofs = ceilings_for(record["machine"], trained_on)
+    gpu = gpu_of(roofs) if on_gpu and roofs is not None else None
+    no_device = unavailable_reason(pass_, span, trained_on)
+    ops = op_lines(span, machine, _op_device(pass_, gpu, no_device) if on_gpu else None)
     found, check_notes = checks(pass_, passes, span, ops)
+    replay, replay_said = open_replay(passes)
+    kernels: list[dict[str, Any]] = []
+    if no_device is None:
+        kernels = kernel_lines(pass_["kernels"], span.clock_ns, replay, gpu)
+        device_found, device_notes = device_checks(pass_, span, replay)
+        found, check_notes = found + device_found, check_notes + device_notes
+    mfu = mfu_block(pass_, passes, span, ops, kernels, roofs, no_roofs)
+    # Until energy is attributed to kernels, whose lines have `joules` and `bound_j`.
+    power = {"kernels_available": False, "kernels_reason": "energy is not attributed to kernels"}
+    power |= account_power.power(pass_, pass_arrays, span, mfu["model_flops_per_sample"])
+    found += account_power.throttle_checks(power)
     notes = op_notes(ops, pass_.get("compiled_regions") or 0) + check_notes
     if pass_.get("ops") is None:
         notes.insert(0, f"no ops: the account is of a {pass_['kind']} pass, without an op recorder")
+    if on_gpu:
+        absent = {"no device ledger": no_device, "no ceilings of the GPU": no_roofs if machine is not None else None}
+        notes += [f"{what}: {reason}" for what, reason in absent.items() if reason]
     notes += [f"ceilings: {note}" for note in (ceilings or {}).get("notes", [])]
     if machine is None:
         notes.append(f"no ceilings: {record['machine']['ceilings_reason']}")
-    memory = blocks.memory(pass_, ops, machine)
+    device = device_block(pass_, span, no_device)
+    memory = blocks.memory(pass_, *_placed(ops, machine, gpu, on_gpu))
+    memory["gpu"] = gpu_memory_block(pass_)
+    accounted = {"pass": pass_, "ops": ops, "kernels": kernels}
+    memory["counters"] = counters_block(record, arrays, gpu, accounted, replay_said)
     return out | {
-        "headline": {"answer": answer(record, score, score_reason, pass_), "limits": limits(span, ops)},
-        "ledger": _ledger(pass_, span, ops, found, notes),
+        "headline": {"answer": answer(record, score, score_reason, pass_),
+                     "limits": limits(span, ops, device, kernels)},
+        "ledger": _ledger(pass_, span, ops, found, notes) | {"kernels": kernels, "device": device},
+        "mfu": mfu,
         "memory": memory,
-        "power": blocks.power(pass_, pass_arrays, span.start_ns, span.start_ns + span.clock_ns),
+        "power": power,
         "host": blocks.host(passes),
-        "overhead": pass_.get("overhead"),
+        "overhead": overhead(record, pass_, arrays),
         "instruments": _instruments(passes),
         "series": blocks.series(pass_, pass_arrays),
-        "notes": _pass_notes(passes),
+        "notes": _pass_notes(passes) + account_power.throttle_notes(passes),
     }
+
+
+def _op_device(pass_: Mapping[str, Any], gpu: Gpu | None, no_device: str | None) -> OpDevice:
+    times = device_times(pass_.get("kernels")) if no_device is None else None
+    return OpDevice(None if gpu is None else gpu.machine, times)
+
+
+def _placed(ops: Sequence[Mapping[str, Any]], machine: Machine | None, gpu: Gpu | None,
+            on_gpu: bool) -> tuple[list[Mapping[str, Any]], Machine | None]:  # fmt: skip
+    """The ops that ran on the device that trained, and its ceilings."""
+    if not on_gpu:
+        return list(ops), machine
+    return [op for op in ops if op["device_time_ns"]], None if gpu is None else gpu.machine
 
 
 def ledger_pass(passes: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
@@ -101,7 +148,6 @@ def _ledger(pass_: Mapping[str, Any], span: Span, ops: Sequence[Mapping[str, Any
         ],
         "ops": ops,
         "suite_ops": suite_ops(ops, pass_.get("op_costs") or []) if span.window is None else [],
-        "kernels": [],
         "checks": found,
         "residuals": residuals(span),
         "notes": notes,

@@ -37,14 +37,17 @@ class Run:
 
 
 @contextmanager
-def account_for(name: str, model: Any = None, out: str | Path = "runs", device: str = "cpu") -> Iterator[Run]:
+def account_for(
+    name: str, model: Any = None, out: str | Path = "runs", device: str = "cpu", optimizer: Any = None
+) -> Iterator[Run]:
     """Watch the block, then keep a record of it in `out`, also where the block raises.
 
-    `model` (a torch.nn.Module, or None) gives ops the names of its modules.
+    `model` (a torch.nn.Module, or None) gives ops the names of its modules; with `optimizer` (a torch.optim.Optimizer,
+    or None) it tells what holds the memory.
     """
     if not name or any(c in name for c in "/\0"):
         raise ValueError(f"{name!r} cannot name a record: give a name without slashes")
-    watch = Watch(model, recorders=True)
+    watch = Watch("watch", model, optimizer)
     run = Run(watch)
     error: str | None = None
     watch.start()

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA = 2
+SCHEMA = 3
 RECORD_FILE = "record.json"
 
 
@@ -153,7 +153,18 @@ def _to_2(document: dict[str, Any]) -> dict[str, Any]:
     return document | {"ops": "eager", "schema": 2}
 
 
-_MIGRATIONS = {1: _to_2}
+def _to_3(document: dict[str, Any]) -> dict[str, Any]:
+    """Before the instruments of a GPU there were no timeline and counter passes, and nothing of theirs in others."""
+    new = document | {"schema": 3}
+    if "wanted" in document:
+        new["wanted"] = {"timeline": False, "counters": False} | document["wanted"]
+    if "passes" in document:
+        absent = dict.fromkeys(("kernels", "gpu_memory", "counters", "replay"))
+        new["passes"] = [absent | pass_ for pass_ in document["passes"]]
+    return new
+
+
+_MIGRATIONS = {1: _to_2, 2: _to_3}
 """By schema number: what makes a record of the next one of it."""
 
 

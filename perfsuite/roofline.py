@@ -51,6 +51,14 @@ class Machine(NamedTuple):
     """Time of an op that does nothing."""
 
 
+class Gpu(NamedTuple):
+    """One GPU: its own ceilings, and those of the link to the host."""
+
+    machine: Machine
+    links: dict[str, Rate]
+    """Bytes per second of pinned copies, by direction: "HtoD", "DtoH"."""
+
+
 class Placement(NamedTuple):
     """Where one line of the account stands. None where not known."""
 
@@ -132,24 +140,53 @@ def _bandwidth(machine: Machine, level: Level, footprint_bytes: int, written: fl
 
 
 def machine_of(ceilings: Mapping[str, Any]) -> Machine:
-    """The machine that `perfsuite machine` measured, from the ceilings in a record."""
-    levels = [
-        Level(level["name"], math.inf if level["capacity_bytes"] is None else level["capacity_bytes"],
-              {written: max(_rate(level[f"{kernel}_bytes_per_s"]) for kernel in kernels
-                            if level.get(f"{kernel}_bytes_per_s"))
-               for written, kernels in _MIXES.items()})
-        for level in ceilings["levels"]
-    ]  # fmt: skip
+    """The processors and their memory that `perfsuite machine` measured; or, of an entry of its "gpus", that GPU."""
+    levels = []
+    for level in ceilings["levels"]:
+        bandwidths = {}
+        for written, kernels in _MIXES.items():
+            rates = [_rate(level[key]) for key in (f"{kernel}_bytes_per_s" for kernel in kernels) if level.get(key)]
+            if rates:
+                bandwidths[written] = max(rates)
+        capacity = math.inf if level["capacity_bytes"] is None else level["capacity_bytes"]
+        if bandwidths:
+            levels.append(Level(level["name"], capacity, bandwidths))
     # The faster of what the arithmetic units and a matrix product reached: a library may be far from the units.
     peaks: dict[str, Rate] = {}
-    for measured in (ceilings["gemm_flops_per_s"], ceilings.get("fma_flops_per_s") or {}):
+    for measured in (ceilings.get("gemm_flops_per_s") or {}, ceilings.get("fma_flops_per_s") or {}):
         for dtype, rate in measured.items():
             name = _DTYPES.get(dtype, dtype)
             if rate and (name not in peaks or rate["ceiling"] > peaks[name].value):
                 peaks[name] = _rate(rate)
-    overhead = ceilings["op_overhead_ns"]
+    overhead = ceilings.get("op_overhead_ns")
     by_size = tuple(sorted(levels, key=lambda level: level.capacity_bytes))
     return Machine(by_size, peaks, None if overhead is None else overhead["ceiling"])
+
+
+def ceilings_for(part: Mapping[str, Any], device: str | None) -> tuple[Mapping[str, Any] | None, str | None]:
+    """What ops on `device` are held against, of the machine part of a record: (ceilings, None) or (None, why not).
+
+    On "cuda" the entry of the GPU; "cuda:1" as well: GPUs of one machine are taken to be alike.
+    """
+    ceilings = part["ceilings"]
+    if ceilings is None:
+        return None, part["ceilings_reason"]
+    if (device or "cpu").partition(":")[0] != "cuda":
+        return ceilings, None
+    if ceilings.get("gpus"):
+        return ceilings["gpus"][0], None
+    old = "they were measured without the GPU: run `perfsuite machine` to measure again"
+    return None, ceilings.get("gpus_reason") or old
+
+
+def gpu_of(measured: Mapping[str, Any]) -> Gpu:
+    """The GPU of an entry of the "gpus" in ceilings. The cost of a call is left out: the rest is device time."""
+    links: dict[str, Rate] = {}
+    for row in measured.get("transfers") or []:
+        if row["pinned"] and row["direction"] in ("HtoD", "DtoH"):
+            rate = _rate(row["bytes_per_s"])
+            links[row["direction"]] = max(rate, links.get(row["direction"], rate))
+    return Gpu(machine_of(measured)._replace(op_overhead_ns=None), links)
 
 
 def _rate(measured: Mapping[str, Any]) -> Rate:

@@ -1,4 +1,4 @@
-"""The arithmetic of results: olympic means, intervals of a score, ratios of medians.
+"""The arithmetic of results: olympic means, intervals of a score, ratios of medians, what repetitions spread over.
 
 Sources: MLPerf training_policies, section on results (olympic mean); Student's t for the interval of a mean of few
 runs; Efron and Tibshirani, "An Introduction to the Bootstrap", for the percentile interval of a ratio of medians.
@@ -6,6 +6,7 @@ runs; Efron and Tibshirani, "An Introduction to the Bootstrap", for the percenti
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -60,3 +61,15 @@ def ratio_of_medians(
     ratios = np.median(x[picks], axis=1) / np.median(y[picks], axis=1)
     lo, hi = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
     return float(np.median(x) / np.median(y)), float(lo), float(hi)
+
+
+def spread(samples: Sequence[float], best: str = "high") -> dict[str, Any]:
+    """Ceiling, median and quartiles of samples, and the samples.
+
+    A ceiling is something the machine did, so an interpolated or fitted value will not do, and what took at least so
+    long because somebody else was running does not count: on a busy machine that is the median, and the 90th percentile
+    as well. The best repetition alone might be a mistake; the third-best was reached three times.
+    """
+    third = sorted(samples, reverse=best == "high")[min(2, len(samples) - 1)]
+    lo, median, hi = np.percentile(samples, [25, 50, 75]).tolist()
+    return {"ceiling": third, "median": median, "lo": lo, "hi": hi, "samples": list(samples)}

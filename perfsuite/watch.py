@@ -4,17 +4,22 @@ A Watch covers one clocked stretch of one process. The harness, `prove` and peop
 """
 
 import resource
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
-from perfsuite import _native
+from perfsuite import _native, clock_events
 from perfsuite.instruments import YES, Availability, Unavailable, no
 from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.instruments.sampler import Sampler
 
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
+RECORDED = ("ledger", "watch")
+"""Kinds of passes that carry the recorders."""
+STEPPED = ("op recorder", "kernel recorder", "memory account", "counter replay")
+"""Instruments that are told when a step begins."""
 
 
 def page_faults() -> dict[str, int]:
@@ -24,15 +29,18 @@ def page_faults() -> dict[str, int]:
 
 
 class Watch:
-    """The phase clock and the sampler always; op recorder, allocator account and kernel recorder when `recorders`.
+    """The phase clock and the sampler always; what else is on depends on the kind of the pass.
+
+    "clean": nothing. "ledger", "watch": recorders of ops and kernels, allocator and memory account. "timeline": the
+    GPU's counters over time. "counters": its counters for each kernel, and the op recorder. "host_stacks": py-spy.
 
     Life: start() when the clock starts, stop() when it stops, then data() and arrays(). In between the owner calls
     begin_step() before each step and wraps its parts in phase(name).
     """
 
-    def __init__(self, model: Any = None, recorders: bool = False, host_stacks: bool = False) -> None:
-        """`model` gives ops the names of its modules. `host_stacks` has py-spy watch this process."""
-        self._stacks = HostStacks() if host_stacks else None
+    def __init__(self, kind: str = "clean", model: Any = None, optimizer: Any = None) -> None:
+        """`model` gives ops the names of its modules, and with `optimizer` tells what holds the memory."""
+        self._stacks = HostStacks() if kind == "host_stacks" else None
         self._stacks_availability = self._stacks.available() if self._stacks else None
         self._clock = _native.PhaseClock(list(PHASES))
         self._phases: dict[str, Any] = {}
@@ -43,31 +51,52 @@ class Watch:
         self._step = 0
         self._data: dict[str, Any] = {}
         self._arrays: dict[str, np.ndarray] = {}
-        if recorders:
-            self._make_recorders(model)
+        if kind in RECORDED:
+            self._make_recorders(model, optimizer)
+        elif kind in ("timeline", "counters"):
+            self._make_counters(kind, model)
 
-    def _make_recorders(self, model: Any) -> None:
+    def _make_recorders(self, model: Any, optimizer: Any) -> None:
         from perfsuite.instruments.allocator import AllocatorAccount  # these load torch
+        from perfsuite.instruments.gpu_memory import MemoryAccount
         from perfsuite.instruments.kernels import KernelRecorder
         from perfsuite.instruments.op_costs import OpCosts
         from perfsuite.instruments.ops import OpRecorder
+
+        self._add("op recorder", lambda: OpRecorder(model, self._clock))
+        self._add("allocator", lambda: AllocatorAccount(self._clock))
+        self._add("memory account", lambda: MemoryAccount(model, optimizer, self._clock))
+        self._add("op costs", OpCosts)
+        # The last to start: its account of the device begins with the clock.
+        self._add_available(KernelRecorder(self._recorders.get("op recorder"), self._clock))
+
+    def _make_counters(self, kind: str, model: Any) -> None:
+        from perfsuite.instruments.counters import CounterReplay, CounterTimeline
+
+        if kind == "timeline":
+            self._add_available(CounterTimeline())
+            return
+        from perfsuite.instruments.ops import OpRecorder  # loads torch
+
+        self._add("op recorder", lambda: OpRecorder(model, self._clock))
+        ops = self._recorders.get("op recorder")
+        self._add_available(CounterReplay(self._clock, site_of=ops.site) if ops else CounterReplay(self._clock))
+
+    def _add(self, name: str, make: Callable[[], Any]) -> None:
+        """An instrument of perfsuite._torch, which may not be there."""
         from perfsuite.torch_extension import TorchExtensionError
 
-        for name, make in (
-            ("op recorder", lambda: OpRecorder(model, self._clock)),
-            ("allocator", lambda: AllocatorAccount(self._clock)),
-            ("op costs", OpCosts),
-        ):
-            try:
-                self._recorders[name] = make()
-                self._recorder_availability[name] = YES
-            except TorchExtensionError as error:
-                self._recorder_availability[name] = no(str(error))
-        # The last to start: its account of the device begins with the clock.
-        kernels = KernelRecorder(self._recorders.get("op recorder"), self._clock)
-        self._recorder_availability[kernels.NAME] = kernels.available()
-        if self._recorder_availability[kernels.NAME].available:
-            self._recorders[kernels.NAME] = kernels
+        try:
+            self._recorders[name] = make()
+            self._recorder_availability[name] = YES
+        except TorchExtensionError as error:
+            self._recorder_availability[name] = no(str(error))
+
+    def _add_available(self, instrument: Any) -> None:
+        """An instrument that knows by itself whether it works here; start() may still learn that it does not."""
+        self._recorder_availability[instrument.NAME] = availability = instrument.available()
+        if availability.available:
+            self._recorders[instrument.NAME] = instrument
 
     def phase(self, name: str) -> AbstractContextManager[Any]:
         """Time inside it belongs to the phase of this name; phases nest, the inner one gets the time."""
@@ -110,15 +139,16 @@ class Watch:
     def begin_step(self) -> None:
         """What follows belongs to the next step."""
         self._clock.begin_step()
-        for name in ("op recorder", "kernel recorder"):
+        for name in STEPPED:
             if self._recording and name in self._recorders:
                 self._recorders[name].begin_step(self._step)
         self._step += 1
 
     def begin_evaluation(self) -> None:
         """An evaluation follows, until the next step."""
-        if self._recording and "op recorder" in self._recorders:
-            self._recorders["op recorder"].begin_evaluation()
+        for name in ("op recorder", "memory account"):
+            if self._recording and name in self._recorders:
+                self._recorders[name].begin_evaluation()
 
     def stop(self) -> int:
         """Stop the clock, then every instrument. Returns monotonic ns."""
@@ -130,7 +160,9 @@ class Watch:
         self._data["page_faults"] = faults
         if self._stacks is not None:
             clock = self._clock
-            self._data["host_stacks"] = self._stacks.stop(clock.timeline(), clock.names, clock.start_ns, stopped_ns)
+            stacks = self._stacks.stop(clock.timeline(), clock.names, clock.start_ns, stopped_ns)
+            self._arrays |= stacks.pop("arrays")
+            self._data["host_stacks"] = stacks
         return stopped_ns
 
     def data(self) -> dict[str, Any]:
@@ -144,6 +176,7 @@ class Watch:
     def _collect(self, recorded: dict[str, dict[str, Any]], sampled: dict[str, Any]) -> None:
         clock = self._clock
         values = sampled["values"]
+        lowered = clock_events.clocks(sampled, clock.start_ns, clock.start_ns + clock.elapsed_ns)
         rss_bytes = values[:, sampled["columns"].index("rss_bytes")]
         self._arrays = {
             "step_table": clock.step_table(),
@@ -161,10 +194,14 @@ class Watch:
             "timeline_dropped": clock.timeline_dropped,
             "rss_peak_bytes": None if np.isnan(rss_bytes).all() else int(np.nanmax(rss_bytes)),
             "sampler": {key: value for key, value in sampled.items() if key not in ("values",)},
+            "clocks": lowered if lowered["available"] else None,
             "ops": None,
             "kernels": None,
             "allocator": recorded.get("allocator"),
             "op_costs": recorded.get("op costs"),
+            "gpu_memory": recorded.get("memory account"),
+            "counters": None,
+            "replay": recorded.get("counter replay"),
             "compiled_regions": 0,
         }
         ops = recorded.get("op recorder")
@@ -181,6 +218,11 @@ class Watch:
         if kernels is not None:
             self._arrays["kernel_slices"] = kernels.pop("slices")
             self._data["kernels"] = kernels
+        counters = recorded.get("counter timeline")
+        if counters is not None:
+            self._arrays["counters_t_ns"] = counters.pop("t_ns")
+            self._arrays["counters_values"] = counters.pop("values")
+            self._data["counters"] = counters
         self._data["instruments"] = self._instruments()
 
     def _instruments(self) -> list[dict[str, Any]]:

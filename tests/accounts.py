@@ -9,6 +9,7 @@ import math
 import random
 from typing import Any
 
+NO_GPU = "the run was on a CPU"
 HOSTILE = "</script><b>bold</b>"
 
 TARGET = {"metric": "validation loss", "unit": "nats per byte", "value": 2.4, "higher_is_better": False}
@@ -110,6 +111,7 @@ def run_account() -> dict[str, Any]:
             "pass_kind": "ledger", "seed": 41, "clock_s": clock_s,
             "unattributed_s": clock_s - sum(p["time_s"] for p in phases),
             "window": None, "num_steps": 214, "phases": phases, "ops": ops, "kernels": [],
+            "device": _no_device(),
             "checks": [
                 {"name": "phases add up", "ok": True, "detail": "phases + unattributed = clock to 0.2 us"},
                 {"name": "ops within their phase", "ok": True, "detail": "no phase has more op time than time"},
@@ -130,9 +132,21 @@ def run_account() -> dict[str, Any]:
                 {"name": "DRAM", "bytes": 22e9, "time_s": 2.6, "bandwidth_bytes_per_s": 18.4e9,
                  "achieved_bytes_per_s": 8.5e9, "share_of_ceiling": 0.46, "source": "modelled"},
             ],
+            "gpu": {
+                "available": True, "reason": None, "device": "cpu", "allocated_peak_bytes": 118_400_000,
+                "reserved_peak_bytes": None, "fragmentation_share": None, "retries": None, "ooms": None,
+                "num_device_alloc": None, "notes": [], "traffic": [],
+                "peak": {"t_ns": 7_000_000, "step": 2, "phase": "backward", "source": "step 2 replayed",
+                         "categories": [{"name": "weights", "bytes": 26_000_000},
+                                        {"name": "gradients", "bytes": 26_000_000},
+                                        {"name": "activations", "bytes": 66_400_000}]},
+            },
+            "counters": {"available": False, "reason": NO_GPU},
         },
-        "power": {"available": False, "reason": "no NVML device, and /sys/class/powercap has no intel-rapl zone",
-                  "energy_j": None, "bound_j": None, "mean_w": None, "method": None},
+        "mfu": {"available": True, "reason": None, "mfu": 0.281, "model_flops_per_sample": 1.5e6,
+                "achieved_flops_per_s": 34e9, "peak_flops_per_s": 121e9, "dtype": "float32",
+                "definition": "flops of the model's forward and backward, over the time times the measured peak"},
+        "power": _no_power("no NVML device, and /sys/class/powercap has no intel-rapl zone"),
         "host": {"available": False, "reason": "no host-stack pass was asked for: add --host-stacks", "functions": []},
         "overhead": {
             "ratio": 1.013, "ci95": [1.006, 1.021], "pairs": 60,
@@ -172,7 +186,7 @@ def not_converged() -> dict[str, Any]:
 def with_power() -> dict[str, Any]:
     """A machine with an energy counter, host stacks recorded."""
     made = run_account()
-    made["power"] = {"available": True, "reason": None, "energy_j": 812.4, "bound_j": 19.5, "mean_w": 57.1,
+    made["power"] |= {"available": True, "reason": None, "energy_j": 812.4, "bound_j": 19.5, "mean_w": 57.1,
                      "method": "energy counter of the package, cross-checked against power",
                      "phases": [{"name": "forward", "time_s": 4.05, "energy_j": 236.0, "bound_j": 31.0, "mean_w": 58.3},
                                 {"name": "backward", "time_s": 6.48, "energy_j": None, "bound_j": None,
@@ -205,13 +219,15 @@ def watched() -> dict[str, Any]:
             "num_steps": 120,
             "phases": [{"name": "forward", "time_s": 2.0, "ops_s": None, "host_s": None, "calls": 120},
                        {"name": "backward", "time_s": 1.0, "ops_s": None, "host_s": None, "calls": 120}],
-            "ops": [], "kernels": [], "checks": [],
+            "ops": [], "kernels": [], "checks": [], "device": _no_device(),
             "residuals": {"unattributed_share": 0.0625, "other_share": 0.0}, "notes": [],
         },
         "memory": {"peak_bytes": None, "peak_reason": "no op recorder in this pass", "churn_bytes": None,
-                   "allocations": None, "rss_peak_bytes": 2e8, "page_faults": None, "levels": []},
-        "power": {"available": False, "reason": "no energy sensor", "energy_j": None, "bound_j": None, "mean_w": None,
-                  "method": None},
+                   "allocations": None, "rss_peak_bytes": 2e8, "page_faults": None, "levels": [],
+                   "gpu": {"available": False, "reason": "the memory of this loop was not followed"},
+                   "counters": {"available": False, "reason": NO_GPU}},
+        "mfu": {"available": False, "reason": "the flops of this loop are not known"},
+        "power": _no_power("no energy sensor"),
         "host": {"available": False, "reason": "py-spy was not started", "functions": []},
         "overhead": None,
         "instruments": [{"name": "phase clock", "available": True, "reason": None},
@@ -255,6 +271,24 @@ def hostile() -> dict[str, Any]:
     made["series"]["absent"][bad] = bad
     made["host"]["functions"][0]["function"] = bad
     return made
+
+
+def _no_device() -> dict[str, Any]:
+    return {"available": False, "reason": NO_GPU, "devices": [], "syncs": [], "overheads": [], "dropped": None,
+            "late": None}  # fmt: skip
+
+
+def _no_power(reason: str) -> dict[str, Any]:
+    figures = ("energy_j", "bound_j", "mean_w", "method", "idle_w", "idle_source", "above_idle_j",
+               "above_idle_bound_j")  # fmt: skip
+    clocks = {"throttled": None, "share": None, "reasons": [], "sm_clock_mhz": None}
+    return {
+        "available": False, "reason": reason, **dict.fromkeys(figures), "phases": [],
+        "kernels_available": False, "kernels_reason": NO_GPU,
+        "above_idle_reason": reason, "gpm": {"available": False, "reason": NO_GPU, "devices": []},
+        "clocks": {"available": False, "reason": NO_GPU, **clocks},
+        "perf_per_watt": {"samples_per_j": None, "flops_per_j": None, "reason": reason},
+    }  # fmt: skip
 
 
 def _run(seed: int, seconds: float) -> dict[str, Any]:
@@ -301,7 +335,7 @@ def _op(phase: str, kind: tuple[str, str, str], module: str, seconds: float, cal
         "name": name, "direction": direction, "impl": "eager" if name == "cross_entropy" else "",
         "op": "cross_entropy" if name == "cross_entropy" else "", "module": module,
         "shape": "f32[1024,128] f32[128,384] -> f32[1024,384]", "phase": phase,
-        "thread": "clock", "calls": calls, "self_time_s": seconds,
+        "thread": "clock", "calls": calls, "self_time_s": seconds, "device_time_s": None, "work_time_s": seconds,
         "bytes": seconds * flops_per_s / intensity, "flops": seconds * flops_per_s,
         "bound": "compute" if sort == "gemm" else "memory", "share_of_ceiling": rate,
         "gbytes_per_s": flops_per_s / intensity / 1e9, "gflops_per_s": flops_per_s / 1e9, "level": level,

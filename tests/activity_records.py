@@ -1,8 +1,12 @@
-"""Synthetic CUPTI activity records, as numpy arrays with the layout of version 13.0 of the library."""
+"""Synthetic CUPTI activity records, as numpy arrays with the layout of version 13.0 of the library.
+
+And how the tests of the sums over them feed them and read the result."""
 
 import ctypes
 
 import numpy as np
+
+from perfsuite import _native
 
 VERSION = 130001
 
@@ -91,3 +95,59 @@ def sync(start: int, end: int, type: int = 3) -> np.ndarray:
 def buffer(*parts: np.ndarray) -> np.ndarray:
     """One buffer of records, uint8, in the order given."""
     return np.concatenate([part.view(np.uint8).reshape(-1) for part in parts])
+
+
+FORWARD, DATA = 0, 1  # phases
+
+
+def begin(start, phases=((1, FORWARD),), ops=(), version=VERSION, next=0, external_kind=0, **limits):
+    sums = _native.ActivitySums(version, next, external_kind=external_kind, **limits)
+    sums.start(start, DATA)
+    host(sums, phases, ops)
+    return sums
+
+
+def host(sums, phases=(), ops=()):
+    for append, events in ((sums.phases, phases), (sums.ops, ops)):
+        times, values = zip(*events, strict=True) if events else ((), ())
+        append(np.array(times, np.int64), np.array(values, np.int32))
+
+
+def sum_up(start, stop, *records, **how):
+    sums = begin(start, **how)
+    if records:
+        sums.consume(buffer(*records))
+    return sums.finish(stop)
+
+
+def launched(start, end, launch, correlation, name="k", **fields):
+    """A kernel and the call that launched it."""
+    return buffer(call(launch, launch + 5, correlation), kernel(start, end, correlation, name=name, **fields))
+
+
+def by_name(out, field):
+    return {row["name"]: row[field] for row in out["rows"]}
+
+
+def idle(device):
+    return {(row["cause"], row["phase"]): row["time_ns"] for row in device["idle"]}
+
+
+def causes(device):
+    found = {}
+    for row in device["idle"]:
+        found[row["cause"]] = found.get(row["cause"], 0) + row["time_ns"]
+    return found
+
+
+def assert_adds_up(out, clock_ns):
+    for device in out["devices"]:
+        rows = [row for row in out["rows"] if row["device"] == device["device"]]
+        assert device["clock_ns"] == clock_ns
+        assert device["busy_ns"] + device["idle_ns"] == clock_ns
+        assert sum(row["share_ns"] for row in rows) == device["busy_ns"]
+        assert sum(row["time_ns"] for row in device["idle"]) == device["idle_ns"]
+        assert sum(row["time_ns"] for row in device["busy"]) == device["busy_ns"]
+        assert sum(gap["time_ns"] for gap in device["gaps"]) == device["idle_ns"]
+    ran = sum(row["time_ns"] for row in out["rows"])
+    assert ran == sum(d["busy_ns"] + d["overlap_ns"] for d in out["devices"]) + out["late_ns"]

@@ -58,6 +58,8 @@ def test_the_official_checker_accepts_the_log(tmp_path: Path) -> None:
     assert accepted, said
     assert trained.result["reached"] and trained.result["samples"] == 3 * 12288
     assert [e["samples"] for e in trained.result["evaluations"]] == [12288, 24576, 36864]
+    assert trained.result["idle"]["idle_w"] is None
+    assert trained.result["idle"]["reason"] == "measured before runs on a GPU only"
 
 
 def without(key: str) -> Any:

@@ -98,6 +98,13 @@ def test_a_trace_by_hand():
         (None, "main"): 0.010,
     }
     assert rows["backward", "b"]["share"] == pytest.approx(0.5)
+    assert out["arrays"]["stack_slices"][:, :2].tolist() == [
+        [OFFSET_NS + begin * MS, OFFSET_NS + end * MS] for begin, end in ((60, 70), (70, 95), (95, 145), (145, 150))
+    ]
+    assert [_functions(out, node)[1:] for node in out["arrays"]["stack_slices"][:, 2]] == [
+        ["train_step", "f1"], ["train_step", "f2"], ["train_step", "b"], []
+    ]  # fmt: skip
+    assert ["f1", "torch/x.py", 10] in out["frames"] and out["stacks_dropped"] == 0
     assert (rows["forward", "f1"]["file"], rows["forward", "f1"]["line"]) == ("torch/x.py", 10)
 
 
@@ -174,7 +181,9 @@ for _ in range(4):
         spin_backward(time.monotonic() + 0.2)
     exec(sys.argv[1])
 stop = clock.stop()
-print(json.dumps(stacks.stop(clock.timeline(), clock.names, start, stop)))
+out = stacks.stop(clock.timeline(), clock.names, start, stop)
+out["arrays"] = {name: array.tolist() for name, array in out["arrays"].items()}
+print(json.dumps(out | {"start_ns": start, "stop_ns": stop}))
 """
 
 
@@ -209,6 +218,17 @@ def test_a_real_process(py_spy, tmp_path):
     assert {row["file"] for row in out["rows"]} <= {"target.py", "perfsuite/instruments/host_stacks.py"} | {
         row["file"] for row in out["rows"] if row["phase"] is None
     }
+    seen = np.array(out["arrays"]["stack_slices"])
+    assert len(seen) > 4 and (seen[1:, 0] >= seen[:-1, 1]).all()
+    assert seen[0, 0] >= out["start_ns"] and seen[-1, 1] <= out["stop_ns"]
+    stacks = {tuple(_functions(out, node)) for node in seen[:, 2]}
+    assert ("<module>", "spin_forward") in stacks and ("<module>", "spin_backward") in stacks
+
+
+def _functions(out, node):
+    """From the outermost to the innermost function of a node."""
+    caller, frame = out["arrays"]["stack_nodes"][node]
+    return [*(_functions(out, caller) if caller >= 0 else []), out["frames"][frame][0]]
 
 
 def test_py_spy_dying_is_survived_and_recorded(py_spy, tmp_path):

@@ -20,17 +20,24 @@ FOLDERS = {
 LAYERS = (
     {"perfsuite", "perfsuite._native", "perfsuite.csrc"},
     {"perfsuite.stats", "perfsuite.record", "perfsuite.machine", "perfsuite.topology", "perfsuite.memory_levels",
-     "perfsuite.ceilings", "perfsuite.ceiling_tasks", "perfsuite.torch_rates", "perfsuite.conditions",
+     "perfsuite.ceiling_tasks", "perfsuite.gpu_state", "perfsuite.torch_rates", "perfsuite.conditions",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
+     "perfsuite.energy_idle", "perfsuite.energy_kernels", "perfsuite.energy_fit", "perfsuite.energy_observations",
+     "perfsuite.clock_events", "perfsuite.sensor_behaviour", "perfsuite.renewals",
      "perfsuite.build_cache", "perfsuite.torch_extension", "perfsuite.cuda_extension", "perfsuite.signature",
-     "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
+     "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf", "perfsuite.counters",
      "perfsuite.workloads.contract", "perfsuite.workloads.registry"},
     {"perfsuite.kernels"},
     {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
+    {"perfsuite.gpu_machine", "perfsuite.ceilings"},
     {"perfsuite.watch", "perfsuite.account_phases", "perfsuite.account_ops", "perfsuite.account_checks",
-     "perfsuite.account_blocks", "perfsuite.headline", "perfsuite.ledger"},
+     "perfsuite.account_blocks", "perfsuite.account_kernels", "perfsuite.account_replay", "perfsuite.account_device",
+     "perfsuite.account_samples", "perfsuite.account_counters", "perfsuite.account_bytes", "perfsuite.account_memory",
+     "perfsuite.account_mfu", "perfsuite.account_power", "perfsuite.account_kernel_power",
+     "perfsuite.account_overhead", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
-    {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.op_inspect.__main__"},
+    {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters",
+     "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).

@@ -63,11 +63,11 @@ if ($("table.ops")) {
   out.down = column(ceiling.cellIndex);
   ceiling.querySelector("button").click();
   out.up = column(ceiling.cellIndex);
-  $("#op-filter").value = "aten::mm backward";
-  $("#op-filter").dispatchEvent(new Event("input"));
+  $("#ops-filter").value = "aten::mm backward";
+  $("#ops-filter").dispatchEvent(new Event("input"));
   out.filtered = [...document.querySelectorAll("table.ops tbody tr")].filter((r) => r.offsetParent)
     .map((r) => [r.cells[0].textContent, r.cells[1].textContent]);
-  out.count = $("#op-count").textContent;
+  out.count = $("#ops-count").textContent;
 }
 out.scroll = [document.documentElement.scrollWidth, innerWidth];
 out.injected = document.querySelectorAll("main img, main script, main td b:not(.key), .chart img").length;
@@ -77,6 +77,8 @@ return out;
 """
 
 ALL_CHARTS = {"convergence", "icicle", "roofline", "series"}
+CHARTS = {"watched": {"icicle"}, "unfinished": set(),
+          **dict.fromkeys(("with_power", "hostile"), ALL_CHARTS | {"power"})}  # fmt: skip
 WIDE, NARROW = 1280, 400
 KINDS = ("run_account", "not_converged", "with_power", "watched", "unfinished", "hostile")
 
@@ -98,8 +100,7 @@ EVERY = pytest.mark.parametrize("name", [f"{kind}-{width}" for kind in KINDS for
 def test_no_script_fails_and_every_chart_draws(seen: dict[str, Any], name: str) -> None:
     assert seen[name]["problems"] == []
     charts = {c["name"]: c for c in seen[name]["result"]["charts"]}
-    there = {"watched": {"icicle"}, "unfinished": set()}.get(name.rpartition("-")[0], ALL_CHARTS)
-    assert charts.keys() == there
+    assert charts.keys() == CHARTS.get(name.rpartition("-")[0], ALL_CHARTS)
     for chart in charts.values():
         assert chart["drawn"] == "yes" and chart["marks"] > 0, chart
         assert chart["labels"] == chart["wanted"], chart
@@ -200,13 +201,13 @@ def test_what_is_absent_is_a_sentence_with_its_reason() -> None:
 def test_unknown_is_a_dash_with_a_reason_and_never_zero() -> None:
     account = accounts.run_account()
     account["ledger"]["ops"] = [op for op in account["ledger"]["ops"] if op["bytes"] is None][:1]
-    row = re.search(r'<table class="ops">.*?<tbody>(<tr>.*?</tr>)', render(account), re.DOTALL)[1]
+    row = re.search(r'<table class="ops long">.*?<tbody>(<tr>.*?</tr>)', render(account), re.DOTALL)[1]
     cells = re.findall(r"<td[^>]*>(.*?)</td>", row)
     unknown = [re.search(r'class="unknown" title="([^"]+)"[^>]*>-<', cell) for cell in cells]
     known = ["op", "phase", "module", "self time", "of clock", "calls", "shape"]
     assert [title for (title, _), match in zip(OP_COLUMNS, unknown, strict=True) if not match] == known
     reasons = {title: match[1] for (title, _), match in zip(OP_COLUMNS, unknown, strict=True) if match}
-    assert reasons["GB/s"] == reasons["bytes"] == "the bytes of this op are not known"
+    assert reasons["bytes/s"] == reasons["bytes"] == "the bytes of this op are not known"
     assert "powercap" in reasons["joules"]
 
 

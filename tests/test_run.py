@@ -169,3 +169,9 @@ def test_kill_9_at_a_random_moment_loses_at_most_the_run_in_flight(tmp_path: Pat
     assert after[: len(before)] == before, "a finished run was lost or changed"
     assert [(p["kind"], p["index"], p["seed"]) for p in after] == [("clean", i, 5 + i) for i in range(3)]
     assert not list(folders[0].glob("pass-*.json")), "a pass that was taken over leaves its file behind"
+
+
+@pytest.mark.parametrize("flag", ["--timeline", "--counters"])
+def test_counters_of_a_gpu_are_refused_on_the_cpu(tmp_path: Path, flag: str) -> None:
+    one_line(perfsuite("run", SCRIPTED, flag, "--device", "cpu", cwd=tmp_path), flag, "CPU", "leave it out")
+    assert not (tmp_path / "runs").exists()

@@ -28,7 +28,7 @@ struct RowKey {
 struct RowSums {
   int64_t calls = 0, time_ns = 0, share_ns = 0;
   int64_t min_ns = std::numeric_limits<int64_t>::max(), max_ns = 0;
-  int64_t bytes = 0;
+  uint64_t bytes = 0;
   DeviceWork last{};  // its grid, block, registers and shared memory
 };
 
@@ -42,9 +42,10 @@ class RowTable {
 
   // Index of the row. Where there are too many rows it is "(other)", of which there is one a phase, device and kind.
   uint32_t find(const RowKey& key) {
+    if (is_other(key)) return other(key);
     uint32_t& place = place_of(key);
     if (place != kFree) return place;
-    if (keys_.size() < limit_) return add(place, key);
+    if (keys_.size() - others_ < limit_) return add(place, key);
     return other(key);
   }
   static bool is_other(const RowKey& key) { return key.name == KernelNames::kOther; }
@@ -80,12 +81,15 @@ class RowTable {
     key.copy = 0;
     key.pinned = -1;
     key.graph = false;
-    if (keys_.size() >= limit_ + kOthers) key.phase = -1;
+    if (others_ >= kOthers) key.phase = -1;
     uint32_t& place = place_of(key);
-    return place != kFree ? place : add(place, key);
+    if (place != kFree) return place;
+    ++others_;
+    return add(place, key);
   }
 
   const size_t limit_;
+  size_t others_ = 0;
   std::vector<uint32_t> places_;  // open addressing, indices of rows
   std::vector<RowKey> keys_;
   std::vector<RowSums> sums_;

@@ -10,6 +10,7 @@
 #include "activity_rows.h"
 #include "call_table.h"
 #include "kernel_names.h"
+#include "work_records.h"
 
 namespace perfsuite {
 namespace {
@@ -32,40 +33,9 @@ const char* overhead_name(uint32_t kind) {
   return name_in(cupti::kOverheadNames, kind % 65536 == 0 ? kind / 65536 : 0);
 }
 
-int8_t pinned(uint8_t memory) { return memory == cupti::kPinned ? 1 : memory == cupti::kPageable ? 0 : -1; }
-
-// Of the side of a copy that is on the host; a copy within the host is pinned where both sides are.
-int8_t pinned(uint8_t copy, uint8_t source, uint8_t destination) {
-  switch (copy) {
-    case cupti::kHtoD:
-    case cupti::kHtoA: return pinned(source);
-    case cupti::kDtoH:
-    case cupti::kAtoH: return pinned(destination);
-    case cupti::kHtoH: {
-      const int8_t a = pinned(source), b = pinned(destination);
-      return a == 0 || b == 0 ? 0 : std::min(a, b);
-    }
-    default: return -1;
-  }
-}
-
 template <size_t N>
 bool contains(const uint32_t (&calls)[N], uint32_t cbid) {
   return std::find(std::begin(calls), std::end(calls), cbid) != std::end(calls);
-}
-
-// What every record of work on a device has.
-template <class Record>
-DeviceWork work_of(const Record& record, WorkKind kind) {
-  DeviceWork work{};
-  work.start_ns = int64_t(record.start);
-  work.end_ns = int64_t(record.end);
-  work.correlation = record.correlation;
-  work.stream = record.stream;
-  work.kind = kind;
-  work.pinned = -1;
-  work.graph = record.graph != 0;
-  return work;
 }
 
 }  // namespace
@@ -124,48 +94,10 @@ struct ActivitySums::Impl {
     account(timeline.median_start_ns());
   }
 
-  void kernel(const cupti::KernelRecord& record) {
-    DeviceWork work = work_of(record, WorkKind::kKernel);
-    work.name = names.id(record.name);
-    work.grid_x = uint32_t(record.grid[0]);
-    work.grid_y = uint16_t(record.grid[1]);
-    work.grid_z = uint16_t(record.grid[2]);
-    for (int i = 0; i < 3; ++i) work.block[i] = uint16_t(record.block[i]);
-    work.registers = record.registers;
-    work.shared_bytes = uint32_t(record.static_shared_bytes) + uint32_t(record.dynamic_shared_bytes);
-    add(work, record.device);
-  }
-
-  void memcpy(const cupti::MemcpyRecord& record) {
-    DeviceWork work = work_of(record, WorkKind::kMemcpy);
-    work.name = KernelNames::kMemcpy;
-    work.runtime_correlation = record.runtime_correlation;
-    work.bytes = int64_t(record.bytes);
-    work.copy = record.copy;
-    work.pinned = pinned(record.copy, record.source, record.destination);
-    add(work, record.device);
-  }
-
-  void memcpy_peer(const cupti::MemcpyPeerRecord& record) {
-    DeviceWork work = work_of(record, WorkKind::kMemcpy);
-    work.name = KernelNames::kMemcpy;
-    work.bytes = int64_t(record.bytes);
-    work.copy = record.copy ? record.copy : uint8_t(cupti::kPtoP);
-    add(work, record.device);
-  }
-
-  void memset(const cupti::MemsetRecord& record) {
-    DeviceWork work = work_of(record, WorkKind::kMemset);
-    work.name = KernelNames::kMemset;
-    work.bytes = int64_t(record.bytes);
-    add(work, record.device);
-  }
-
-  void graph(const cupti::GraphTraceRecord& record) {
-    DeviceWork work = work_of(record, WorkKind::kKernel);
-    work.name = KernelNames::kGraph;
-    work.graph = true;
-    add(work, record.device);
+  template <class Record>
+  void work(const void* record) {
+    const auto& r = *static_cast<const Record*>(record);
+    add(work_of(r, names), r.device);
   }
 
   void call(const cupti::ApiRecord& record) {
@@ -180,7 +112,7 @@ struct ActivitySums::Impl {
   }
 
   void waited(int64_t start, int64_t end) {
-    if (start < last_account_ns && end > start_ns) ++data.late_syncs;
+    if (std::max(start, start_ns) < last_account_ns && end > start_ns) ++data.late_syncs;
     syncs.append(start, +1);
     syncs.append(end, -1);
   }
@@ -212,11 +144,11 @@ struct ActivitySums::Impl {
       ++data.records;
       switch (kind) {
         case cupti::kKernel:
-        case cupti::kConcurrentKernel: return kernel(*static_cast<const cupti::KernelRecord*>(record));
-        case cupti::kMemcpy: return memcpy(*static_cast<const cupti::MemcpyRecord*>(record));
-        case cupti::kMemcpyPeer: return memcpy_peer(*static_cast<const cupti::MemcpyPeerRecord*>(record));
-        case cupti::kMemset: return memset(*static_cast<const cupti::MemsetRecord*>(record));
-        case cupti::kGraphTrace: return graph(*static_cast<const cupti::GraphTraceRecord*>(record));
+        case cupti::kConcurrentKernel: return work<cupti::KernelRecord>(record);
+        case cupti::kMemcpy: return work<cupti::MemcpyRecord>(record);
+        case cupti::kMemcpyPeer: return work<cupti::MemcpyPeerRecord>(record);
+        case cupti::kMemset: return work<cupti::MemsetRecord>(record);
+        case cupti::kGraphTrace: return work<cupti::GraphTraceRecord>(record);
         case cupti::kDriver:
         case cupti::kRuntime: return call(*static_cast<const cupti::ApiRecord*>(record));
         case cupti::kSynchronization:
@@ -266,7 +198,7 @@ struct ActivitySums::Impl {
     if (RowTable::is_other(rows.keys()[row])) ++data.other;
     RowSums& sums = rows[row];
     sums.last = work;
-    if (work.kind != WorkKind::kKernel) sums.bytes += work.bytes;
+    if (work.kind != WorkKind::kKernel) sums.bytes += uint64_t(work.bytes);
     return {row, launch_ns};
   }
 
@@ -339,7 +271,7 @@ struct ActivitySums::Impl {
       row.min_ns = sums.calls ? sums.min_ns : 0;
       row.max_ns = sums.max_ns;
       row.share_ns = sums.share_ns;
-      row.bytes = sums.bytes;
+      row.bytes = int64_t(sums.bytes);
       if (key.kind == WorkKind::kKernel) {
         row.grid = {sums.last.grid_x, sums.last.grid_y, sums.last.grid_z};
         row.block = {sums.last.block[0], sums.last.block[1], sums.last.block[2]};
@@ -373,11 +305,12 @@ struct ActivitySums::Impl {
 
   ActivityData finish(int64_t t_ns) {
     if (!started || finished) throw std::runtime_error("these sums are not running");
-    stop_ns = std::min(stop_ns, t_ns);
-    if (stop_ns < start_ns) throw std::runtime_error("the account ends before it starts");
+    t_ns = std::min(stop_ns, t_ns);
+    if (t_ns < start_ns) throw std::runtime_error("the account ends before it starts");
     for (const auto& [ordinal, timeline] : devices)
-      if (timeline.accounted_until_ns() > stop_ns)
+      if (timeline.accounted_until_ns() > t_ns)
         throw std::runtime_error("device time after the end of the account was accounted before it was told to stop");
+    stop_ns = t_ns;
     finished = true;
     {
       std::lock_guard<std::mutex> reading(host.reading_);

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "activity_reader.h"
@@ -100,7 +101,7 @@ class ActivitySums {
   // A completed buffer. Any thread; never throws and never keeps a pointer into the buffer or to a kernel's name.
   void consume(uint8_t* buffer, size_t valid_bytes) noexcept;
   void dropped(uint64_t n);  // records that CUPTI says it dropped
-  // Keeps the slices of work that overlaps [from_ns, to_ns), at most `limit` (56 bytes each). May be called again to
+  // Keeps the slices of work that overlaps [from_ns, to_ns), at most `limit` (48 bytes each). May be called again to
   // move the window; acts on all time that is not accounted yet.
   void keep_slices(int64_t from_ns, int64_t to_ns, size_t limit);
   // Optional: the clock stopped at t_ns, records of the time before are still to come.

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_native, m) {
   perfsuite::register_phases(m);
   perfsuite::register_sampler(m);
   perfsuite::register_membench(m);
+  perfsuite::register_counters(m);
   perfsuite::register_kernels(m);
   perfsuite::register_activity(m);
 }

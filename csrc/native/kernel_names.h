@@ -13,8 +13,9 @@ namespace perfsuite {
 
 class KernelNames {
  public:
-  explicit KernelNames(size_t limit) : limit_(limit) {
+  explicit KernelNames(size_t limit) {
     for (const char* name : {"(other)", "(unnamed)", "(cuda graph)", "memcpy", "memset"}) add(name);
+    limit_ = names_.size() + limit;
   }
   static constexpr uint32_t kOther = 0, kUnnamed = 1, kGraph = 2, kMemcpy = 3, kMemset = 4;
 
@@ -47,7 +48,7 @@ class KernelNames {
     return ids_[names_.back()] = uint32_t(names_.size() - 1);
   }
 
-  const size_t limit_;
+  size_t limit_;
   std::deque<std::string> names_;  // keeps its strings in place
   std::unordered_map<std::string_view, uint32_t> ids_;
   std::array<Cached, size_t(1) << kCacheBits> cache_{};

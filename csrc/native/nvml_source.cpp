@@ -2,6 +2,8 @@
 
 #include <dlfcn.h>
 
+#include <cstdlib>
+
 namespace perfsuite {
 namespace {
 
@@ -14,7 +16,8 @@ struct Field {
   unsigned id;
   const char* name;
   const char* unit;
-  double scale;  // from NVML's unit to this one
+  double scale;    // from NVML's unit to this one
+  int driver = 0;  // the first in which the id means this
 };
 
 // Read together: NVML answers those that need the same driver call with one. PCIe traffic comes from the byte counters,
@@ -26,6 +29,11 @@ constexpr Field kFields[] = {
     {nvml::kFieldMemoryTemperature, "temperature_memory_c", "C", 1},
     {nvml::kFieldPcieTxBytes, "pcie_tx_bytes", "B", 1},
     {nvml::kFieldPcieRxBytes, "pcie_rx_bytes", "B", 1},
+    {nvml::kFieldSwPowerCap, "clock_event_sw_power_cap_ns", "ns", 1},
+    {nvml::kFieldSyncBoost, "clock_event_sync_boost_ns", "ns", 1},
+    {nvml::kFieldSwThermal, "clock_event_sw_thermal_ns", "ns", 1, nvml::kClockEventFieldsDriver},
+    {nvml::kFieldHwThermal, "clock_event_hw_thermal_ns", "ns", 1, nvml::kClockEventFieldsDriver},
+    {nvml::kFieldPowerBrake, "clock_event_power_brake_ns", "ns", 1, nvml::kClockEventFieldsDriver},
 };
 
 double number(const FieldValue& value) {
@@ -160,6 +168,7 @@ NvmlSource::NvmlSource(const std::string& library) {
 }
 
 NvmlSource::~NvmlSource() {
+  plans_.clear();  // gives back the samples of GPM
   if (initialised_) call(api_.shutdown);  // the library itself stays loaded: others in the process may hold it
 }
 
@@ -176,6 +185,9 @@ std::string NvmlSource::load(const std::string& library) {
   api_.error_string = reinterpret_cast<decltype(api_.error_string)>(dlsym(handle, "nvmlErrorString"));
   const Return code = call(api_.init);
   initialised_ = code == nvml::kSuccess;
+  char version[nvml::kDriverVersionBytes] = "";
+  if (initialised_ && call(api_.driver_version, version, nvml::kDriverVersionBytes) == nvml::kSuccess)
+    driver_ = std::atoi(version);  // "580.159.03"
   return initialised_ ? "" : why("nvmlInit_v2", code, false);
 }
 
@@ -200,16 +212,17 @@ void NvmlSource::plan(const Gpu& gpu, Device device) {
   Plan plan;
   plan.device = device;
 
-  std::vector<FieldValue> values(std::size(kFields));
-  for (size_t i = 0; i < values.size(); ++i) values[i] = FieldValue{kFields[i].id, 0, 0, 0, 0, kSymbolMissing, {}};
-  Return all = nvml::kSuccess;
-  if (gpu.reason.empty()) all = call(api_.field_values, device, int(values.size()), values.data());
-  for (size_t i = 0; i < values.size(); ++i) {
-    const Field& field = kFields[i];
+  for (const Field& field : kFields) {
+    // One by one: a driver that refuses the whole call for a field that it does not know must not cost the others.
+    FieldValue value{field.id, 0, 0, 0, 0, kSymbolMissing, {}};
+    Return all = nvml::kSuccess;
     std::string absent = gpu.reason;
+    if (absent.empty() && driver_ < field.driver)
+      absent = field_text(field.id, field.name) + ": means this from driver " + std::to_string(field.driver) + " on";
+    if (absent.empty()) all = call(api_.field_values, device, 1, &value);
     if (absent.empty() && all != nvml::kSuccess) absent = why("nvmlDeviceGetFieldValues", all, gpu.mig);
-    if (absent.empty() && values[i].result != nvml::kSuccess)
-      absent = why(field_text(field.id, field.name), values[i].result, gpu.mig);
+    if (absent.empty() && value.result != nvml::kSuccess)
+      absent = why(field_text(field.id, field.name), value.result, gpu.mig);
     const bool replace = !absent.empty() && gpu.reason.empty();
     if (replace && field.id == nvml::kFieldTotalEnergy) {  // has a function of its own with the same meaning
       plan_call(gpu, total_energy_call(), plan, plan.timed);
@@ -223,8 +236,22 @@ void NvmlSource::plan(const Gpu& gpu, Device device) {
   for (const Call& entry : status_calls()) plan_call(gpu, entry, plan, plan.rest);
   plan.read_ns = columns_.size();
   columns_.push_back({prefix + "read_ns", "ns", gpu.reason});
-  plans_.push_back(plan);
+  plan_gpm(gpu, plan);
   if (buffer_.size() < plan.fields.size()) buffer_.resize(plan.fields.size());
+  plans_.push_back(std::move(plan));
+}
+
+void NvmlSource::plan_gpm(const Gpu& gpu, Plan& plan) {
+  std::string absent = gpu.reason;
+  if (absent.empty() && gpu.mig) absent = "GPM: MIG mode is on, and it is not read of single instances";
+  if (absent.empty()) {
+    plan.gpm = std::make_unique<Gpm>(api_, plan.device);
+    absent = plan.gpm->open([&](const char* symbol, Return code) { return why(symbol, code, gpu.mig); });
+    if (!absent.empty()) plan.gpm.reset();
+  }
+  plan.first_gpm = columns_.size();
+  for (const Gpm::Metric& metric : Gpm::metrics())
+    columns_.push_back({"gpu" + std::to_string(gpu.index) + "_" + metric.column.name, metric.column.unit, absent});
 }
 
 void NvmlSource::plan_call(const Gpu& gpu, const Call& entry, Plan& plan, std::vector<PlannedCall>& calls) {
@@ -247,7 +274,10 @@ void NvmlSource::read(Reading& row) {
     read_calls(plans_[i], plans_[i].timed, row);
     row.set(plans_[i].read_ns, row.elapsed_ns());
   }
-  for (const Plan& plan : plans_) read_calls(plan, plan.rest, row);
+  for (const Plan& plan : plans_) {
+    read_calls(plan, plan.rest, row);
+    if (plan.gpm) read_gpm(plan, row);
+  }
 }
 
 void NvmlSource::read_fields(const Plan& plan, Reading& row) {
@@ -255,13 +285,12 @@ void NvmlSource::read_fields(const Plan& plan, Reading& row) {
   for (size_t i = 0; i < plan.fields.size(); ++i)
     buffer_[i] = FieldValue{plan.fields[i].field, 0, 0, 0, 0, kSymbolMissing, {}};
   const Return all = call(api_.field_values, plan.device, int(plan.fields.size()), buffer_.data());
-  const bool mig = gpus_[size_t(&plan - plans_.data())].mig;
   for (size_t i = 0; i < plan.fields.size(); ++i) {
     const PlannedField& field = plan.fields[i];
     if (all != nvml::kSuccess)
-      row.fail(field.column, why("nvmlDeviceGetFieldValues", all, mig));
+      row.fail(field.column, why("nvmlDeviceGetFieldValues", all, mig(plan)));
     else if (buffer_[i].result != nvml::kSuccess)
-      row.fail(field.column, why("field " + std::to_string(field.field), buffer_[i].result, mig));
+      row.fail(field.column, why("field " + std::to_string(field.field), buffer_[i].result, mig(plan)));
     else if (const double value = number(buffer_[i]); std::isnan(value))
       row.fail(field.column, "field " + std::to_string(field.field) + ": a value of an unknown type");
     else
@@ -277,8 +306,26 @@ void NvmlSource::read_calls(const Plan& plan, const std::vector<PlannedCall>& ca
       if (code == nvml::kSuccess)
         row.set(planned.first + i, values[i]);
       else
-        row.fail(planned.first + i, why(planned.call->symbol, code, gpus_[size_t(&plan - plans_.data())].mig));
+        row.fail(planned.first + i, why(planned.call->symbol, code, mig(plan)));
     }
+  }
+}
+
+void NvmlSource::read_gpm(const Plan& plan, Reading& row) {
+  const Gpm::Window window = plan.gpm->read([&] { return row.now_ns(); });
+  if (!window.ended && !window.failed) return;
+  for (size_t i = 0; i < Gpm::kMetrics; ++i) {
+    const Gpm::Metric& metric = Gpm::metrics()[i];
+    const nvml::GpmMetric& got = window.metrics[i];
+    const size_t column = plan.first_gpm + i;
+    if (window.failed)
+      row.fail(column, why(window.failed, window.code, mig(plan)));
+    else if (got.result != nvml::kSuccess)
+      row.fail(column, why("GPM metric " + std::to_string(metric.id), got.result, mig(plan)));
+    else if (!std::isfinite(got.value) || got.value < 0)
+      row.fail(column, "GPM metric " + std::to_string(metric.id) + ": not a number or below zero");
+    else
+      row.set(column, metric.scale * got.value);
   }
 }
 

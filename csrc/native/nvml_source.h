@@ -1,7 +1,10 @@
 // NVIDIA GPUs through NVML, found at run time.
 #pragma once
 
+#include <memory>
+
 #include "nvml_abi.h"
+#include "nvml_gpm.h"
 #include "source.h"
 
 namespace perfsuite {
@@ -51,6 +54,8 @@ class NvmlSource : public Source {
     std::vector<PlannedCall> timed;  // stand in for missing fields of power and energy
     std::vector<PlannedCall> rest;
     size_t read_ns = 0;
+    std::unique_ptr<Gpm> gpm;  // null where this GPU has none
+    size_t first_gpm = 0;      // column of its first metric
   };
 
   static const std::vector<Call>& status_calls();
@@ -61,12 +66,16 @@ class NvmlSource : public Source {
   void describe(Gpu& gpu, nvml::Device device) const;
   void plan(const Gpu& gpu, nvml::Device device);
   void plan_call(const Gpu& gpu, const Call& call, Plan& plan, std::vector<PlannedCall>& calls);
+  void plan_gpm(const Gpu& gpu, Plan& plan);
   void read_fields(const Plan& plan, Reading& row);
   void read_calls(const Plan& plan, const std::vector<PlannedCall>& calls, Reading& row);
+  void read_gpm(const Plan& plan, Reading& row);
+  bool mig(const Plan& plan) const { return gpus_[size_t(&plan - plans_.data())].mig; }
   std::string why(const std::string& what, nvml::Return code, bool mig) const;
 
   nvml::Api api_;
   bool initialised_ = false;
+  int driver_ = 0;  // its major version; 0 where it does not say
   std::string unavailable_;
   std::vector<Gpu> gpus_;
   std::vector<Plan> plans_;

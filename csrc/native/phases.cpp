@@ -166,6 +166,7 @@ std::vector<int64_t> PhaseClock::step_table() const {
 void set_phase_observer(const PhaseObserver* observer) {
   g_phase_observer.store(observer, std::memory_order_release);
 }
+const LaunchObserver* launch_observer() { return g_launch_observer.load(std::memory_order_acquire); }
 void set_launch_observer(const LaunchObserver* observer) {
   g_launch_observer.store(observer, std::memory_order_release);
 }

@@ -87,6 +87,7 @@ struct PhaseObserver {
 void set_phase_observer(const PhaseObserver* observer);  // null: nobody is told
 // Null: no kernel recorder runs.
 void set_launch_observer(const LaunchObserver* observer);
+const LaunchObserver* launch_observer();
 
 // Scopes: what the calling thread is inside of. push returns nothing and pop needs no argument: strictly nested.
 uint32_t intern(const std::string& name);

@@ -28,6 +28,7 @@ class Reading {
   void set(size_t column, double value) { values_[first_ + column] = value; }
   // The value stays missing; the reason is kept beside the data.
   void fail(size_t column, std::string reason) { failures_.emplace_back(first_ + column, std::move(reason)); }
+  int64_t now_ns() const { return now_ns_(); }
   // Time since the sample's own time: what has been set until now was read no later than this after it.
   double elapsed_ns() const { return double(now_ns_() - t_ns_); }
 

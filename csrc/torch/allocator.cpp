@@ -7,6 +7,8 @@
 #include <atomic>
 #include <stdexcept>
 
+#include "allocation_log.h"
+
 namespace perfsuite {
 namespace {
 
@@ -43,6 +45,7 @@ c10::DataPtr CountingAllocator::allocate(size_t bytes) {
   c10::DataPtr data = torch_allocator->allocate(bytes);
   if (!data.get() || !data.compare_exchange_deleter(torch_allocator->raw_deleter(), &release)) return data;
   const int64_t held = int64_t(malloc_usable_size(data.get()));
+  if (allocation_log::running.load(std::memory_order_relaxed)) allocation_log::note(data.get(), held);
   const int64_t now = current.fetch_add(held, std::memory_order_relaxed) + held;
   int64_t most = peak.load(std::memory_order_relaxed);
   while (now > most && !peak.compare_exchange_weak(most, now, std::memory_order_relaxed)) {
@@ -58,7 +61,10 @@ c10::DataPtr CountingAllocator::allocate(size_t bytes) {
 
 void CountingAllocator::release(void* block) {
   CountingAllocator& self = counting();
-  add(self.current, -int64_t(malloc_usable_size(block)));
+  const int64_t held = int64_t(malloc_usable_size(block));
+  // Before the block is given back: another thread may be given it at once.
+  if (allocation_log::running.load(std::memory_order_relaxed)) allocation_log::note(block, -held);
+  add(self.current, -held);
   self.torch_allocator->raw_deleter()(block);
 }
 
@@ -83,6 +89,8 @@ void start(const SharedTable& shared) {
     throw std::runtime_error("this process has a CPU allocator of higher priority than torch's own");
   account.running = true;
 }
+
+HeldBytes held() { return {counting().current, counting().peak}; }
 
 AllocatorSums stop() {
   CountingAllocator& account = counting();

@@ -19,11 +19,19 @@ struct AllocatorSums {
   std::vector<int64_t> churn_by_phase, allocations_by_phase;  // by phase + 1; all threads, -1 and up
 };
 
+struct HeldBytes {
+  int64_t current;
+  int64_t peak;
+};
+
 namespace allocator_account {
 
 // Both throw std::runtime_error: where it runs already, does not run, or torch's allocator cannot be wrapped.
 void start(const SharedTable& shared);
 AllocatorSums stop();
+
+// As of now, and after stop() as of the last free.
+HeldBytes held();
 
 }  // namespace allocator_account
 }  // namespace perfsuite

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <unordered_map>
 
+#include "allocation_log.h"
 #include "allocator.h"
 #include "op_recorder.h"
 #include "reuse.h"
@@ -138,6 +139,17 @@ py::dict as_dict(const AllocatorSums& sums) {
   return out;
 }
 
+py::dict as_dict(const AllocationLog& log) {
+  py::array_t<int64_t> events({py::ssize_t(log.events.size()), py::ssize_t(3)});
+  int64_t* p = events.mutable_data();
+  for (const AllocationEvent& event : log.events) {
+    *p++ = event.t_ns;
+    *p++ = event.block;
+    *p++ = event.bytes;
+  }
+  return py::dict(py::arg("events") = events, py::arg("dropped") = log.dropped);
+}
+
 }  // namespace
 }  // namespace perfsuite
 
@@ -163,6 +175,14 @@ PYBIND11_MODULE(_torch, m) {
       py::arg("id"), "The row behind an external correlation id of a launch, or None; ids as in ops_stop's rows.");
   m.def("allocator_start", [&shared] { allocator_account::start(shared); });
   m.def("allocator_stop", [] { return as_dict(allocator_account::stop()); });
+  m.def("allocator_held", [] {
+    const HeldBytes held = allocator_account::held();
+    return py::make_tuple(held.current, held.peak);
+  }, "(current, peak) bytes of the account of the CPU allocator.");
+  m.def("allocation_log_start", &allocation_log::start, py::arg("limit"),
+        "Log each block that the account of the CPU allocator sees, which must run.");
+  m.def("allocation_log_stop", [] { return as_dict(allocation_log::stop()); },
+        "events: int64 (n, 3) monotonic ns, address, bytes (below zero: freed); dropped: how many found no room.");
   m.def("reuse_sums", [] {
     const ReuseSums sums = reuse_sums();
     return py::dict(py::arg("kept_bytes") = sums.kept_bytes, py::arg("reused") = sums.reused,

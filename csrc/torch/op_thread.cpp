@@ -1,6 +1,7 @@
 #include "op_thread.h"
 
 #include <ATen/SequenceNumber.h>
+#include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/function.h>
 
 #include <limits>
@@ -31,6 +32,7 @@ void ThreadRecorder::adopt(uint64_t epoch, bool clock) {
 // The engine evaluates a node: everything inside belongs to the forward op that created it.
 void ThreadRecorder::join(Frame& frame, Scope current) {
   frame.in_node = true;
+  frame.engine_grad = at::GradMode::is_enabled();
   frame.outside = current;
   frame.joined = {0, 0};
   const auto node = torch::autograd::get_current_node();
@@ -77,16 +79,18 @@ void ThreadRecorder::begin(const at::RecordFunction& fn) {
   frame.name = entry.name;
   frame.phase = shared.current_phase();
   frame.sequence = frame.first_sequence = fn.seqNr();
-  frame.in_node = false;
+  frame.in_node = frame.engine_grad = false;
   const Scope current = shared.current_scope();
   if (depth_ > 0) {
     const Frame& parent = frames_[depth_ - 1];
     if (parent.first_sequence >= 0) frame.first_sequence = parent.first_sequence;
     frame.in_node = parent.in_node;
+    frame.engine_grad = parent.engine_grad;
     frame.joined = parent.joined;
     frame.outside = parent.outside;
   }
   if (entry.name->is_node) join(frame, current);
+  frame.again = frame.in_node && !frame.engine_grad && at::GradMode::is_enabled();
   frame.scope = current;
   if (frame.in_node) {
     // A module entered inside the node (a forward that is run again to save memory) knows better than the join.
@@ -135,7 +139,7 @@ void ThreadRecorder::end(const at::RecordFunction& fn) {
     sum.store(sum.load(std::memory_order_relaxed) + total_ns, std::memory_order_relaxed);
   }
 
-  Direction direction = frame.in_node ? Direction::kBackward : Direction::kNone;
+  Direction direction = !frame.in_node ? Direction::kNone : frame.again ? Direction::kForward : Direction::kBackward;
   if (frame.first_sequence >= 0) {
     const int64_t next = int64_t(at::sequence_number::peek());
     if (!frame.in_node && next > frame.first_sequence) direction = Direction::kForward;  // nodes were created

@@ -67,6 +67,8 @@ class ThreadRecorder {
   struct Frame {
     const at::RecordFunction* fn;
     const OpName* name;
+    bool engine_grad;  // inside a node: whether the engine records the backward pass itself (create_graph)
+    bool again;        // inside a node: a part of a forward that is run again, with gradients on where the engine has none
     int64_t begin_ns, children_ns;
     int64_t sequence;        // number of the next autograd node when the op began; -1 where autograd does not see it
     int64_t first_sequence;  // the same of the outermost op around it that has one

@@ -37,9 +37,15 @@ class Request:
     data_folder: Path | None = None
     out: Path = Path("runs")
     ledger: bool = True
+    timeline: bool = False
+    counters: bool = False
     host_stacks: bool = False
     target: float | None = None
     command: tuple[str, ...] = ()
+
+
+ON_REQUEST = ("ledger", "timeline", "counters", "host_stacks")
+"""Kinds of the passes after the clean ones, in order; what a record's `wanted` says of them."""
 
 
 class Observer(Protocol):
@@ -86,6 +92,9 @@ def new_record(request: Request) -> Record:
         raise ValueError(f"workload {workload.NAME} has no scale {request.scale!r}; it has: {known}")
     config = workload.CONFIGS[request.scale]
     device = conditions.device(request.device)
+    for flag in ("timeline", "counters"):
+        if getattr(request, flag) and device == "cpu":
+            raise ValueError(f"--{flag} reads a GPU's counters and this run is on the CPU: leave it out")
     # Builds what it needs, and refuses what is not there before anything is recorded.
     ops_choice.select(request.ops, request.use, device)
     num_runs = request.num_runs or config.num_runs
@@ -120,7 +129,7 @@ def new_record(request: Request) -> Record:
         num_runs=num_runs,
         seeds=[first_seed + i for i in range(num_runs)],
         data_folder=str(own_data.resolve()) if own_data else None,
-        wanted={"ledger": request.ledger, "host_stacks": request.host_stacks},
+        wanted={kind: getattr(request, kind) for kind in ON_REQUEST},
         machine=conditions.machine_part(),
     )
 
@@ -142,8 +151,10 @@ def prepare(made: Record, folder: Path, observer: Observer) -> None:
             except torch_extension.TorchExtensionError as error:
                 observer.note(f"no op recorder: {error}")
         made.build["torch_extension_s"] = 0.0 if built else time.monotonic() - started
-    if made.machine["ceilings"] is None:
-        observer.note("measuring this machine's ceilings (once, about 10 s)")
+    kept = made.machine["ceilings"]
+    if kept is None or (made.device != "cpu" and "gpus" not in kept):  # they may be older than their GPU part
+        took = "about a minute, with the CUDA probes built first" if made.device != "cpu" else "about 10 s"
+        observer.note(f"measuring this machine's ceilings (once, {took})")
         started = time.monotonic()
         done = subprocess.run([sys.executable, "-m", "perfsuite.ceilings"], capture_output=True, text=True)
         made.build["ceilings_s"] = time.monotonic() - started
@@ -157,7 +168,7 @@ def prepare(made: Record, folder: Path, observer: Observer) -> None:
 def planned(made: Record) -> list[tuple[str, int, int]]:
     """(kind, index, seed) of every pass that was asked for, in order."""
     passes = [("clean", i, seed) for i, seed in enumerate(made.seeds)]
-    passes += [(kind, 0, made.seeds[0]) for kind in ("ledger", "host_stacks") if made.wanted[kind]]
+    passes += [(kind, 0, made.seeds[0]) for kind in ON_REQUEST if made.wanted.get(kind)]
     return passes
 
 

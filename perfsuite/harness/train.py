@@ -18,6 +18,7 @@ import numpy as np
 
 from perfsuite import _native
 from perfsuite.harness.data_guard import DataGuard
+from perfsuite.instruments import idle
 from perfsuite.mlperf.log import MLLog
 from perfsuite.watch import Watch
 from perfsuite.workloads.contract import Basics, Job
@@ -93,6 +94,7 @@ def train_to_target(
         "quality": run.quality,
         "samples": run.samples,
         "init_ns": init.pop("init_ns"),
+        "idle": init.pop("idle"),
         "init": init,
         "cache_clear": cache_clear[0],
         "cache_clear_reason": cache_clear[1],
@@ -111,8 +113,11 @@ def initialise(
     seed: int,
     log: MLLog,
     make_watch: Callable[[Job], Watch],
-) -> tuple[Job, Watch, dict[str, int]]:
-    """What comes before the clock: build the job, log its hyperparameters, make the instruments, warm up."""
+) -> tuple[Job, Watch, dict[str, Any]]:
+    """What comes before the clock: build the job, log its hyperparameters, make the instruments, warm up.
+
+    On a GPU the power of doing nothing is measured then ("idle"): the next thing to happen is the run.
+    """
     start_ns = _native.now_ns()
     log.start("init_start")
     log.event("seed", seed)
@@ -124,8 +129,11 @@ def initialise(
     log.event("eval_samples", config.eval_samples)
     watch = make_watch(job)
     warmup = warm_up(job, device)
+    synchronize(device)
+    quiet = idle.measure(device)
     log.end("init_stop")
-    return job, watch, {"init_ns": _native.now_ns() - start_ns, "build_ns": built_ns - start_ns, **warmup}
+    init_ns = _native.now_ns() - start_ns
+    return job, watch, {"init_ns": init_ns, "build_ns": built_ns - start_ns, "idle": quiet, **warmup}
 
 
 def _log_submission(

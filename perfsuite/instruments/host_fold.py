@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from perfsuite.instruments.host_timeline import CallTree, Frame, timeline
+
 MARK_NAME = "perfsuite_clock_mark"
 MAX_ROWS = 200
 PERSISTS_INTERVALS = 5.0
@@ -23,7 +25,6 @@ PERSISTS_INTERVALS = 5.0
 chance leaves that without a sample 1 time in 150."""
 
 Marks = Mapping[int, tuple[int, int]]
-Frame = tuple[str, str, int | None]
 
 
 class Offset(NamedTuple):
@@ -35,18 +36,19 @@ class Offset(NamedTuple):
     sightings: int
 
 
-def fold(trace: Sequence[Mapping[str, Any]], timeline: np.ndarray, names: Sequence[str], marks: Marks, start_ns: int,
+def fold(trace: Sequence[Mapping[str, Any]], phases: np.ndarray, names: Sequence[str], marks: Marks, start_ns: int,
          stop_ns: int, interval_ns: float, roots: Sequence[str] = ()) -> dict[str, Any]:  # fmt: skip
     """Time between start_ns and stop_ns (monotonic) by phase, function, file and line of the innermost Python frame.
 
-    trace is py-spy's list of events. timeline is int64 (events, 3): monotonic ns, index into `names` of the phase that
+    trace is py-spy's list of events. phases is int64 (events, 3): monotonic ns, index into `names` of the phase that
     is innermost from then on (-1: none), step. marks says when each numbered marker ran; the thread that ran them is
     the one that is folded. interval_ns is the mean time between samples. roots are folders to leave off file names.
 
     Returns {"reason": None or why there is nothing, "rows": [{"phase" (None: in no phase), "function", "file", "line",
     "time_s", "share", "bound_s"}], "rest_s" (rows beyond MAX_ROWS), "unsampled": [{"phase", "time_s"}] (phases that no
-    sample fell into), "clock_s", "interval_s", "clock_bound_s", "drift", "note"}. Rows, rest and unsampled add up to
-    the clock. share is of the clock, bound_s twice the standard error of time_s by the number of samples.
+    sample fell into), "clock_s", "interval_s", "clock_bound_s", "drift", "note"} and what host_timeline.timeline keeps
+    of single stacks. Rows, rest and unsampled add up to the clock. share is of the clock, bound_s twice the standard
+    error of time_s by the number of samples.
     """
     thread = _marked_thread(trace)
     if thread is None:
@@ -56,8 +58,9 @@ def fold(trace: Sequence[Mapping[str, Any]], timeline: np.ndarray, names: Sequen
     anchors = [offset for offset in (early, late) if offset is not None]
     if not anchors:
         return {"reason": "the markers in the trace are not those of this pass", "rows": []}
-    runs = _runs(thread, anchors)
-    segments = _segments(timeline, names, start_ns, stop_ns)
+    tree = CallTree()
+    runs = _runs(thread, anchors, tree)
+    segments = _segments(phases, names, start_ns, stop_ns)
     clock_s = (stop_ns - start_ns) / 1e9
     rows, unsampled = [], []
     for phase, (time_ns, held, left) in _by_phase(runs, segments, interval_ns).items():
@@ -86,7 +89,8 @@ def fold(trace: Sequence[Mapping[str, Any]], timeline: np.ndarray, names: Sequen
                 f"{bound_ns / 1e6:.2g} ms by {' and '.join(str(a.sightings) for a in anchors)} sightings of markers: "
                 "a stack seen nearer to the edge of a phase may be charged to the phase beside it"
                 + ("" if len(anchors) == 2 else "; only one end of the pass was marked, so that drift is not known"),
-    }  # fmt: skip
+    } | timeline(((run.begin_ns, run.end_ns, run.node) for run in runs), tree, start_ns, stop_ns,
+                 lambda file: _short(file, roots))  # fmt: skip
 
 
 def _fit(time_ns: float, held_ns: float, left: int) -> tuple[float, float]:
@@ -125,14 +129,16 @@ def _offset(thread: Sequence[Mapping[str, Any]], marks: Marks) -> Offset | None:
 
 
 class Run(NamedTuple):
-    """A stretch, in monotonic ns, from one change of the stack to the next, and its innermost frame."""
+    """A stretch, in monotonic ns, from one change of the stack to the next, its innermost frame and its whole stack."""
 
     begin_ns: float
     end_ns: float
     frame: Frame | None
+    node: int
+    """In the tree of calls; -1 where there is no frame."""
 
 
-def _runs(thread: Sequence[Mapping[str, Any]], anchors: Sequence[Offset]) -> list[Run]:
+def _runs(thread: Sequence[Mapping[str, Any]], anchors: Sequence[Offset], tree: CallTree) -> list[Run]:
     at = [anchor.at_ns for anchor in anchors]
     offsets = [anchor.offset_ns for anchor in anchors]
 
@@ -143,14 +149,15 @@ def _runs(thread: Sequence[Mapping[str, Any]], anchors: Sequence[Offset]) -> lis
         return trace_ns + offsets[0] + (offsets[1] - offsets[0]) * (trace_ns - at[0]) / (at[1] - at[0])
 
     runs: list[Run] = []
-    stack: list[Frame] = []
+    stack: list[tuple[Frame, int]] = []
     since: float | None = None
     for event in thread:
         if since is not None and event["ts"] != since:
-            runs.append(Run(monotonic(since), monotonic(event["ts"]), stack[-1] if stack else None))
+            runs.append(Run(monotonic(since), monotonic(event["ts"]), *(stack[-1] if stack else (None, -1))))
         since = event["ts"]
         if event["ph"] == "B":
-            stack.append((event["name"], event["args"]["filename"], event["args"].get("line")))
+            frame = (event["name"], event["args"]["filename"], event["args"].get("line"))
+            stack.append((frame, tree.node(stack[-1][1] if stack else -1, frame)))
         elif stack:
             stack.pop()
     return runs

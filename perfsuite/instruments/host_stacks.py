@@ -140,9 +140,10 @@ class HostStacks:
         """Stop py-spy and fold what it saw between start_ns and stop_ns (monotonic), the clock of the pass.
 
         timeline is the phase clock's, int64 (events, 3), and names its phases. Returns plain data: `reason` (why there
-        is nothing, else None), `rows` and how far they can be trusted, as `fold` gives them, and what py-spy said.
+        is nothing, else None), `rows` and how far they can be trusted, as `fold` gives them, and what py-spy said. Its
+        `arrays` belong among those of the pass.
         """
-        out: dict[str, Any] = {"reason": self._reason, "rows": [], "rate_hz": self._rate_hz}
+        out: dict[str, Any] = {"reason": self._reason, "rows": [], "rate_hz": self._rate_hz, "arrays": {}}
         try:
             if self._reason is None and self._process is not None and self._folder is not None:
                 out.update(self._collect(self._process, Path(self._folder.name), timeline, names, start_ns, stop_ns))

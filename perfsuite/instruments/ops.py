@@ -80,6 +80,7 @@ class OpRecorder:
         """Stop and return what was recorded, as plain data.
 
         rows: one for each (name, direction, op, module, phase, thread), with calls, total_ns, self_ns and `shapes`.
+            A forward that runs again to save memory has the direction forward and the phase of the backward pass.
         marks: {"steps": int64 (m,), "self_ns": int64 (m, rows), "calls": int64 (m, rows)}, cumulative sums when each of
             these steps began; the last is the end of the last step. At most 64.
         top_level_ns: time on the clock thread of the ops that no other op encloses; top_level_by_phase splits it.

@@ -16,14 +16,15 @@ class Sampler:
 
     Sample k is due at start + (k + jitter * u) * period_s with u uniform in (-0.5, 0.5), drawn from `seed`: a sampler
     in step with the sensor or with the load sees the same part of them each time, and its error does not fall with
-    the length of the run.
+    the length of the run. The period is no divisor of the sensors' 100 or 20 ms: samples then fall everywhere between
+    two renewals and date them well.
     """
 
     NAME = "sampler"
 
     def __init__(
         self,
-        period_s: float = 0.05,
+        period_s: float = 0.047,
         jitter: float = 0.5,
         nvml_path: str | None = None,
         clock: tuple[int, int] | None = None,

@@ -118,7 +118,3 @@ def _run_all(pair: Pair, copies: int) -> None:
         for step in pair(index):
             step()
 
-
-def agree(first_ns: float, second_ns: float) -> bool:
-    """Whether two timers agree: within 5 % or 2 us, whichever is more."""
-    return abs(first_ns - second_ns) <= max(0.05 * first_ns, 2000.0)

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from perfsuite import gpu_state
 from perfsuite.kernels.contract import Case, Implementation, Op
-from perfsuite.op_bench import calls, clocks, gpu_state
+from perfsuite.op_bench import calls, clocks
 
 MIN_ROUNDS, MAX_ROUNDS = 7, 60
 BLOCK_NS = 10_000_000

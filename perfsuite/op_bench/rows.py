@@ -5,8 +5,8 @@ from statistics import geometric_mean, median
 from typing import Any
 
 from perfsuite import roofline, stats
+from perfsuite.gpu_machine.device import agree
 from perfsuite.kernels.contract import Case, Cost
-from perfsuite.op_bench.clocks import agree
 from perfsuite.op_bench.measure import AGAIN, Timed
 
 YARDSTICKS = ("eager", "compile", "compile max-autotune", "liger")

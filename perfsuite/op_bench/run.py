@@ -45,7 +45,7 @@ def bench(
                "max_autotune": max_autotune, "warm_too": warm_too, "tune": tune}  # fmt: skip
     if len(names) > 1:
         return _joined([_in_a_process(name, device, options, progress) for name in names])
-    made, cache_bytes = _machine(device, progress)
+    made, cache_bytes, ceilings_absent = _machine(device, progress)
     found: list[dict[str, Any]] = []
     absent: list[dict[str, str]] = []
     failed: list[dict[str, str]] = []
@@ -68,7 +68,7 @@ def bench(
         "schema": SCHEMA,
         "machine": machine.fingerprint(),
         "conditions": {"torch": torch.__version__, "threads": torch.get_num_threads(), "device": _device_name(device),
-                       "budget_s": budget_s, "cache_bytes": cache_bytes},
+                       "budget_s": budget_s, "cache_bytes": cache_bytes, "ceilings_absent": ceilings_absent},
         "rows": found,
         "summary": summary(found, [r["impl"] for r in found if r["verdict"] is not None]),
         "absent": absent,
@@ -164,8 +164,8 @@ def _implementations(
     return here
 
 
-def _machine(device: str, progress: Progress) -> tuple[roofline.Machine, int]:
-    """Ceilings, measured now where they are not kept, and the size of the last-level cache."""
+def _machine(device: str, progress: Progress) -> tuple[roofline.Machine, int, dict[str, str]]:
+    """Ceilings, measured now where they are not kept, the size of the last-level cache, what was not measured."""
     if device == "cuda":
         progress("ceilings of the GPU", 0.0)
         return gpu_ceilings.measure()
@@ -175,7 +175,7 @@ def _machine(device: str, progress: Progress) -> tuple[roofline.Machine, int]:
         kept = ceilings.measure()
         ceilings.save(kept)
     sizes = [level["capacity_bytes"] for level in kept["levels"] if level["capacity_bytes"]]
-    return roofline.machine_of(kept), max(sizes, default=32 << 20)
+    return roofline.machine_of(kept), max(sizes, default=32 << 20), {}
 
 
 def _device_name(device: str) -> str:

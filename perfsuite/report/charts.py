@@ -1,4 +1,4 @@
-"""The page's charts as plain plotly specifications: convergence, roofline, series over time.
+"""The page's charts as plain plotly specifications: convergence and roofline.
 
 A chart is {"views": {name: {"data", "layout"}}}; the page shows the first view and switches between them. Colours are
 names of the page's CSS properties ("--run-1", or "--run-1/40" for 40 % of it on the background), which the page puts in
@@ -9,8 +9,10 @@ import html
 import math
 from typing import Any
 
-from perfsuite.report import figures
+from perfsuite.report import figures, op_times
 from perfsuite.report.figures import count, percent, seconds, si
+from perfsuite.report.optional import on_gpu
+from perfsuite.roofline import ceilings_for
 
 Chart = dict[str, Any]
 PALETTE = 8
@@ -79,19 +81,21 @@ def _convergence_view(runs: list[dict], target: dict | None, key: str, x_title: 
 
 def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
     """The hierarchical roofline of the pass, and a sentence that says what is and what is not on it."""
-    ceilings = account["machine"]["ceilings"]
+    ceilings, reason = ceilings_of(account)
     if not ceilings:
-        return None, f"No roofline: this machine has no measured ceilings ({account['machine']['ceilings_reason']})."
+        return None, f"No roofline: {reason}."
     ops = account["ledger"]["ops"] if account["ledger"] else []
     if not ops:
         return None, "No roofline: no op was recorded in this pass."
-    placed = [op for op in ops if op["bytes"] and op["flops"] and op["self_time_s"]]
+    if all(op["work_time_s"] is None for op in ops):
+        return None, "No roofline: it is not known how long the ops ran on the device."
+    placed = [op for op in ops if op["bytes"] and op["flops"] and op["work_time_s"]]
     if not placed:
         return None, "No roofline: bytes and flops are known together for none of the recorded ops."
     shown = placed[:MAX_MARKERS]
     intensities = [op["flops"] / op["bytes"] for op in shown]
-    roofs, labels = _roofs(ceilings, min(intensities) / 8, max(intensities) * 4)
-    data = roofs + _markers(shown, account["ledger"]["clock_s"])
+    lines, labels = roofs(*_rates_and_peaks(ceilings), min(intensities) / 8, max(intensities) * 4)
+    data = lines + _markers(shown, account["ledger"]["clock_s"])
     layout = {
         "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, flop per byte"}, "dtick": 1},
         "yaxis": {"type": "log", "title": {"text": "GFLOP/s"}, "dtick": 1},
@@ -101,35 +105,52 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
     return {"views": {"roofline": {"data": data, "layout": layout}}, "height": 480}, _what_is_shown(ops, shown)
 
 
+def ceilings_of(account: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    """(measured ceilings of what the ops ran on, the host or a GPU; why there are none)."""
+    measured, reason = ceilings_for(account["machine"], account["device"])
+    if measured and not measured["levels"]:
+        measured, reason = None, (measured.get("absent") or {}).get("levels", "no level of its memory was measured")
+    what = "GPU" if on_gpu(account) else "machine"
+    return measured, f"this {what} has no measured ceilings ({reason})"
+
+
 def ceiling(rate: dict[str, float]) -> float:
     """The one figure of a measured rate that ops are held against, per second."""
     return rate.get("ceiling", rate["median"])
 
 
-def _roofs(ceilings: dict[str, Any], low: float, high: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(lines, labels): a slanted roof a memory level, up to the highest compute roof; a flat roof a data type.
-
-    They span the flops per byte from `low` to `high`, and at least all points where a slanted roof meets the flat one.
-    """
+def _rates_and_peaks(ceilings: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     peaks = {
         f"{dtype} {kind}": ceiling(rate)
         for kind, key in (("GEMM", "gemm_flops_per_s"), ("FMA", "fma_flops_per_s"))
         for dtype, rate in (ceilings.get(key) or {}).items()
         if rate
     }
-    rates = {level["name"]: ceiling(level["read_bytes_per_s"]) for level in ceilings["levels"]}
+    rates = {
+        level["name"]: level.get("read_bytes_per_s") or level.get("copy_bytes_per_s") for level in ceilings["levels"]
+    }
+    return {name: ceiling(rate) for name, rate in rates.items() if rate}, peaks
+
+
+def roofs(rates: dict[str, float], peaks: dict[str, float], low: float, high: float,
+          unit: str = "FLOP/s", scale: float = 1e9) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
+    """(lines, labels): a slanted roof for each of `rates` in bytes/s, up to the highest of the flat ones, `peaks`.
+
+    They span the operations per byte from `low` to `high`, and at least all points where a slanted roof meets a flat
+    one; in units of `scale` operations a second.
+    """
     ridges = [peak / rate for peak in peaks.values() for rate in rates.values()]
     low, high = min([low, *(ridge / 3 for ridge in ridges)]), max([high, *(ridge * 2 for ridge in ridges)])
     near, far = low * 1.04, high / 1.04  # plotly hides a label whose anchor is a rounding error outside the axes
     lines, labels = [], []
     for name, rate in rates.items():
         right = max(peaks.values()) / rate if peaks else high
-        lines.append(_roof([low, right], [low * rate / 1e9, right * rate / 1e9]))
-        labels.append(_label(f"{name} {si(rate, 'B/s')}", near, near * rate / 1e9, "left", "middle"))
+        lines.append(_roof([low, right], [low * rate / scale, right * rate / scale]))
+        labels.append(_label(f"{name} {si(rate, 'B/s')}", near, near * rate / scale, "left", "middle"))
     for kind, peak in peaks.items():
-        left = peak / max(rates.values())
-        lines.append(_roof([left, high], [peak / 1e9] * 2))
-        labels.append(_label(f"{kind} {si(peak, 'FLOP/s')}", far, peak / 1e9, "right", "bottom"))
+        left = peak / max(rates.values()) if rates else low
+        lines.append(_roof([left, high], [peak / scale] * 2))
+        labels.append(_label(f"{kind} {si(peak, unit)}", far, peak / scale, "right", "bottom"))
     return lines, labels
 
 
@@ -148,7 +169,7 @@ def _label(text: str, x: float, y: float, xanchor: str, yanchor: str) -> dict[st
 
 def _markers(ops: list[dict[str, Any]], clock_s: float) -> list[dict[str, Any]]:
     """One trace a bound, an area of marker a second."""
-    longest = max(op["self_time_s"] for op in ops)
+    longest = max(op["work_time_s"] for op in ops)
     traces = []
     for bound, colour in BOUNDS.items():
         mine = [op for op in ops if op["bound"] == bound]
@@ -156,9 +177,9 @@ def _markers(ops: list[dict[str, Any]], clock_s: float) -> list[dict[str, Any]]:
             traces.append({
                 "type": "scatter", "mode": "markers", "name": f"bound by {bound}" if bound else "bound not known",
                 "x": [op["flops"] / op["bytes"] for op in mine],
-                "y": [op["flops"] / op["self_time_s"] / 1e9 for op in mine],
+                "y": [op["flops"] / op["work_time_s"] / 1e9 for op in mine],
                 "marker": {"color": colour, "opacity": 0.72, "line": {"color": "--card", "width": 1},
-                           "size": [5 + 25 * (op["self_time_s"] / longest) ** 0.5 for op in mine]},
+                           "size": [5 + 25 * (op["work_time_s"] / longest) ** 0.5 for op in mine]},
                 "customdata": [_hover(op, clock_s) for op in mine], "hovertemplate": "%{customdata}<extra></extra>",
             })  # fmt: skip
     return traces
@@ -168,21 +189,21 @@ def _hover(op: dict[str, Any], clock_s: float) -> str:
     bound = op["bound"] or "not known"
     if op["bound"] == "memory" and op["level"]:
         bound += f" ({op['level']})"
-    share = percent(op["self_time_s"] / clock_s)
+    share = percent(op_times.share(op, clock_s))
     lines = [
         f"<b>{plain(op['name'], 60)}</b>" + (f" ({plain(op['impl'])})" if op["impl"] else ""),
         plain(f"{op['phase']}, {op['module'] or 'no module'}"),
         plain(op["shape"] or "shape not known"),
-        f"{share} of the clock, {seconds(op['self_time_s'])}, {count(op['calls'])} calls",
-        f"{si(op['bytes'] / op['self_time_s'], 'B/s')}, {si(op['flops'] / op['self_time_s'], 'FLOP/s')}",
+        f"{share} of the clock, {seconds(op_times.cost_s(op))}, {count(op['calls'])} calls",
+        f"{si(op['bytes'] / op['work_time_s'], 'B/s')}, {si(op['flops'] / op['work_time_s'], 'FLOP/s')}",
         plain(f"bound by {bound}, {percent(op['share_of_ceiling'])} of its ceiling"),
     ]
     return "<br>".join(lines)
 
 
 def _what_is_shown(ops: list[dict[str, Any]], shown: list[dict[str, Any]]) -> str:
-    total, on_chart = (sum(op["self_time_s"] for op in group) for group in (ops, shown))
-    idle = sum(op["self_time_s"] for op in ops if op["bytes"] and op["flops"] == 0)
+    total, on_chart = (sum(map(op_times.cost_s, group)) for group in (ops, shown))
+    idle = sum(op_times.cost_s(op) for op in ops if op["bytes"] and op["flops"] == 0)
     text = (f"Each marker is one op with one shape, module and phase; its area is its time. Those shown took "
             f"{percent(on_chart / total)} of all op time.")  # fmt: skip
     if idle:
@@ -191,44 +212,3 @@ def _what_is_shown(ops: list[dict[str, Any]], shown: list[dict[str, Any]]) -> st
         " Slanted roofs are measured read bandwidths; the share of its ceiling that an op reaches is reckoned from its"
         " own mix of reads and writes."
     )
-
-
-def series(account: dict[str, Any]) -> Chart | None:
-    """What the sampler saw over the pass, one strip a column, all over the same seconds."""
-    measured = account["series"]
-    if not measured:
-        return None
-    names = [n for n, values in measured["columns"].items() if any(v is not None for v in values)]
-    if not names:
-        return None
-    order = ("cpu", "rss", "power", "gpu")
-    names.sort(key=lambda n: next((i for i, word in enumerate(order) if word in n), len(order)))
-    height, gap = 104, 34
-    total = len(names) * (height + gap)
-    data, layout = [], {"margin": {"t": 24, "b": 44}, "showlegend": False, "annotations": []}
-    for index, name in enumerate(names):
-        axis = "" if index == 0 else str(index + 1)
-        top = 1 - index * (height + gap) / total
-        unit = measured["units"].get(name, "")
-        data.append({
-            "type": "scatter", "mode": "lines", "x": measured["t_s"], "y": measured["columns"][name],
-            "xaxis": "x", "yaxis": f"y{axis}", "line": {"color": hue(index), "width": 1.5}, "connectgaps": False,
-            "fill": "tozeroy", "fillcolor": f"{hue(index)}/18",
-            "hovertemplate": f"%{{y:.3~s}} {plain(unit)} at %{{x:.2f}} s<extra></extra>",
-        })  # fmt: skip
-        layout[f"yaxis{axis}"] = {"domain": [max(0.0, top - height / total), top], "rangemode": "tozero", "nticks": 4}
-        layout["annotations"].append({
-            "xref": "paper", "yref": "paper", "x": 0, "y": top, "xanchor": "left", "yanchor": "bottom",
-            "showarrow": False, "text": plain(_title(name, unit)), "font": {"color": "--fg"},
-        })  # fmt: skip
-    last = "" if len(names) == 1 else str(len(names))
-    layout["xaxis"] = {"title": {"text": "seconds since run start"}, "anchor": f"y{last}"}
-    return {"views": {"series": {"data": data, "layout": layout}}, "height": total + 68}
-
-
-def _title(name: str, unit: str) -> str:
-    """What a column is called above its strip: "rss_mb" in MB is "rss, MB"."""
-    words = name.removesuffix("_per_s").split("_")
-    if len(words) > 1 and words[-1] == unit.lower():
-        words.pop()
-    return f"{' '.join(words)}, {unit}"

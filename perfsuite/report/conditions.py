@@ -51,6 +51,18 @@ def _ceilings(machine: dict[str, Any]) -> Markup:
     ceilings = machine["ceilings"]
     if not ceilings:
         return paragraph(f"There are none: {machine['ceilings_reason']}.", "absent")
+    said = "What ops are held against, with the range that the measurements spread over"
+    threads = f", {ceilings['threads']} threads" if ceilings.get("threads") else ""
+    parts = [paragraph(f"{said}{threads}."), *_levels_and_peaks(ceilings)]
+    for gpu in ceilings.get("gpus") or []:
+        parts += [tag("h3", f"GPU {gpu['index']}, {gpu['name']}"), *_levels_and_peaks(gpu), _transfers(gpu)]
+        absent = "; ".join(f"{part}: {reason}" for part, reason in (gpu.get("absent") or {}).items())
+        parts += [paragraph(f"Not measured: {absent}.", "absent")] if absent else []
+    return join(parts)
+
+
+def _levels_and_peaks(ceilings: dict[str, Any]) -> list[Markup]:
+    """Of the processor, or of one GPU."""
     rows = []
     for level in ceilings["levels"]:
         size = figures.capacity(level["capacity_bytes"]) if level["capacity_bytes"] else "-"
@@ -64,9 +76,26 @@ def _ceilings(machine: dict[str, Any]) -> Markup:
         for kind, key in (("FMA", "fma_flops_per_s"), ("GEMM", "gemm_flops_per_s"))
         for dtype, rate in (ceilings.get(key) or {}).items()
     ]
-    said = "What ops are held against, with the range that the measurements spread over"
-    threads = f", {ceilings['threads']} threads" if ceilings.get("threads") else ""
-    return join([paragraph(f"{said}{threads}."), table(columns, rows), table([("peak", False), ("rate", True)], peaks)])
+    found = [table(columns, rows)] if rows else []
+    return [*found, table([("peak", False), ("rate", True)], peaks)] if peaks else found
+
+
+def _transfers(gpu: dict[str, Any]) -> Markup:
+    """Copies between host and device, the largest of each kind."""
+    largest: dict[tuple[str, bool], dict[str, Any]] = {}
+    for row in sorted(gpu.get("transfers") or [], key=lambda row: row["bytes"]):
+        largest[row["direction"], row["pinned"]] = row
+    rows = [
+        [
+            direction,
+            "pinned" if pinned else "pageable",
+            figures.capacity(row["bytes"]),
+            _spread(row["bytes_per_s"], "B/s"),
+        ]
+        for (direction, pinned), row in largest.items()
+    ]
+    columns = [("copy", False), ("host memory", False), ("bytes", True), ("rate", True)]
+    return table(columns, rows) if rows else Markup("")
 
 
 def _spread(rate: dict[str, float] | None, unit: str) -> Markup:

@@ -11,11 +11,28 @@ from typing import Any
 
 from plotly.offline import get_plotlyjs
 
-from perfsuite.report import charts, figures, tables
+from perfsuite.report import charts, figures, gpu, mfu, tables
 from perfsuite.report.conditions import conditions
 from perfsuite.report.figures import count, seconds, si
+from perfsuite.report.gpu_memory import categories
 from perfsuite.report.icicle import icicle
-from perfsuite.report.markup import Markup, join, paragraph, section, tag, text
+from perfsuite.report.markup import (
+    Markup,
+    draw,
+    folded,
+    join,
+    long_table,
+    paragraph,
+    section,
+    tag,
+    text,
+    tile,
+    tiles,
+)
+from perfsuite.report.optional import block, on_gpu
+from perfsuite.report.power import power
+from perfsuite.report.power_words import throttled
+from perfsuite.report.strips import series
 
 _HERE = Path(__file__).parent
 
@@ -61,9 +78,11 @@ def _sections(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[M
     return [
         _answer(account),
         section("convergence", "Convergence", *_convergence(account, drawn)),
-        section("time", "Where the time went", *_time(ledger, drawn)),
-        section("limits", "How near to the machine's limits", *_roofline(account, drawn)),
+        section("time", "Where the time went", *_time(account, drawn)),
+        section("limits", "How near to the machine's limits", *_limits(account, drawn)),
         section("memory", "Memory", *_memory(account)),
+        *gpu.sections(account, drawn),
+        section("power", "Power and energy", *power(account, drawn)),
         section("series", "Over time", *_series(account, drawn)),
         section("overhead", "What measuring cost", *_overhead(account)),
         section("ops", "All ops", *_ops(account)),
@@ -90,7 +109,10 @@ def _answer(account: dict[str, Any]) -> Markup:
         parts.append(
             paragraph(join([tag("span", "Limited by ", class_="quiet"), account["headline"]["limits"]]), "limits")
         )
-    parts.append(tag("div", join(_facts(account, score if scored else None)), class_="tiles"))
+    parts += tiles(_facts(account, score if scored else None))
+    loud = throttled(account["power"])
+    if loud:
+        parts.append(paragraph(join([tag("strong", "Throttled: "), f"{loud}."]), "warning"))
     failed = [check for check in (account["ledger"] or {}).get("checks", []) if not check["ok"]]
     if failed:
         said = "; ".join(f"{check['name']}: {check['detail']}" for check in failed)
@@ -99,47 +121,32 @@ def _answer(account: dict[str, Any]) -> Markup:
 
 
 def _facts(account: dict[str, Any], score: dict[str, Any] | None) -> list[Markup]:
-    tiles = []
+    found = []
     if score:
         between = score.get("ci95_reason") or "no interval"
         if score["ci95_s"]:
             between = f"{figures.interval(score['ci95_s'], seconds)} (95 %)"
         spread = figures.interval(score["samples_to_target_range"], count)
         pace = figures.interval(score["time_per_sample_range_s"], seconds)
-        tiles += [
-            _tile("time to train", seconds(score["time_to_train_s"]), between, "lead"),
-            _tile("= samples to target", count(score["samples_to_target"]), f"runs {spread}"),
-            _tile("x time per sample", seconds(score["time_per_sample_s"]), f"runs {pace}"),
+        found += [
+            tile("time to train", seconds(score["time_to_train_s"]), between, "lead"),
+            tile("= samples to target", count(score["samples_to_target"]), f"runs {spread}"),
+            tile("x time per sample", seconds(score["time_per_sample_s"]), f"runs {pace}"),
         ]
     if account["score"]:
         reached = f"{account['score']['num_reached']} of {account['score']['num_runs']}"
-        tiles.append(_tile("runs that reached it", reached, "each with a seed of its own"))
-    power, overhead = account["power"], account["overhead"]
-    if power["available"]:
-        bound = f"± {si(power['bound_j'], 'J')}, " if power["bound_j"] is not None else ""
-        tiles.append(_tile("energy", si(power["energy_j"], "J"), f"{bound}{si(power['mean_w'], 'W')} on average"))
+        found.append(tile("runs that reached it", reached, "each with a seed of its own"))
+    utilisation = mfu.figures(account)
+    if utilisation:
+        found.append(tile("MFU (model FLOPs)", *utilisation))
+    energy, overhead = account["power"], account["overhead"]
+    if energy["available"]:
+        bound = f"± {si(energy['bound_j'], 'J')}, " if energy["bound_j"] is not None else ""
+        found.append(tile("energy", si(energy["energy_j"], "J"), f"{bound}{si(energy['mean_w'], 'W')} on average"))
     if overhead:
         low, high = map(figures.overhead, overhead["ci95"])
-        tiles.append(_tile("own cost", figures.overhead(overhead["ratio"]), f"{low} to {high} (95 %)"))
-    return tiles
-
-
-def _tile(label: str, value: str, under: str, class_: str = "") -> Markup:
-    content = [tag("span", label), tag("b", value), tag("small", under)]
-    return tag("div", join(content), class_=f"tile {class_}".strip())
-
-
-def _chart(name: str, chart: charts.Chart, drawn: dict[str, charts.Chart], label: str) -> Markup:
-    """The place where the page's script draws the chart, and buttons where it has several views."""
-    drawn[name] = chart
-    views = list(chart["views"])
-    buttons = [
-        tag("button", view, type="button", data_view=view, aria_pressed=str(view == views[0]).lower()) for view in views
-    ]
-    switch = tag("div", join(buttons), class_="switch", data_for=name) if len(views) > 1 else ""
-    place = tag("div", "", id=f"chart-{name}", class_="chart", data_chart=name, role="img", aria_label=label,
-                style=f"height:{chart['height']}px")  # fmt: skip
-    return join([switch, place])
+        found.append(tile("own cost", figures.overhead(overhead["ratio"]), f"{low} to {high} (95 %)"))
+    return found
 
 
 def _convergence(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
@@ -148,10 +155,11 @@ def _convergence(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> lis
         reason = account["score_reason"] or "no run was evaluated"
         return [paragraph(f"There is no convergence curve: {reason}.", "absent")]
     said = "Every evaluation of every run; the last one of each is the larger mark."
-    return [paragraph(said), _chart("convergence", chart, drawn, "quality of every run against the target")]
+    return [paragraph(said), draw("convergence", chart, drawn, "quality of every run against the target")]
 
 
-def _time(ledger: dict[str, Any] | None, drawn: dict[str, charts.Chart]) -> list[Markup]:
+def _time(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
+    ledger = account["ledger"]
     chart, notes = icicle(ledger)
     parts = [paragraph(note, "absent") for note in notes]
     if ledger and ledger["phases"]:
@@ -161,7 +169,9 @@ def _time(ledger: dict[str, Any] | None, drawn: dict[str, charts.Chart]) -> list
             "The whole clock, from the run to its phases to what is in them; the area of a tile is its time. "
             "Click a tile to go in, the first column to come out."
         )
-        parts += [paragraph(said), _chart("icicle", chart, drawn, "time of the run by phase, module and op")]
+        if on_gpu(account):
+            said += " It is the host's time: what the device did meanwhile is in the sections on the device."
+        parts += [paragraph(said), draw("icicle", chart, drawn, "time of the run by phase, module and op")]
     return parts
 
 
@@ -175,11 +185,17 @@ def _which_pass(ledger: dict[str, Any]) -> str:
     return f"The {ledger['pass_kind']} pass{seed}, {steps}: phases and the unattributed rest add up to the clock."
 
 
-def _roofline(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
+def _limits(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
+    utilisation = mfu.figures(account)
+    if utilisation:
+        said = f"Model FLOPs utilisation {utilisation[0]} ({utilisation[1]}): {mfu.definition(account)}."
+        parts = [paragraph(said)]
+    else:
+        parts = [paragraph(f"Model FLOPs utilisation is not known: {mfu.reason(account)}.", "absent")]
     chart, said = charts.roofline(account)
     if chart is None:
-        return [paragraph(said, "absent")]
-    return [paragraph(said), _chart("roofline", chart, drawn, "ops under the roofs of this machine")]
+        return [*parts, paragraph(said, "absent")]
+    return [*parts, paragraph(said), draw("roofline", chart, drawn, "ops under the roofs of this machine")]
 
 
 def _memory(account: dict[str, Any]) -> list[Markup]:
@@ -187,56 +203,51 @@ def _memory(account: dict[str, Any]) -> list[Markup]:
     if not memory:
         return [paragraph("Nothing is known of the memory: no pass of this record has finished.", "absent")]
     faults = memory["page_faults"]
-    tiles = []
+    found = []
     if memory["peak_bytes"] is not None:
-        tiles.append(_tile("allocator peak", si(memory["peak_bytes"], "B"), "alive at once"))
+        found.append(tile("allocator peak", si(memory["peak_bytes"], "B"), "alive at once"))
     if memory["churn_bytes"] is not None:
-        tiles.append(_tile("churn", si(memory["churn_bytes"], "B"), f"{count(memory['allocations'])} allocations"))
+        found.append(tile("churn", si(memory["churn_bytes"], "B"), f"{count(memory['allocations'])} allocations"))
     if memory["rss_peak_bytes"] is not None:
-        tiles.append(_tile("resident set", si(memory["rss_peak_bytes"], "B"), "at its largest"))
+        found.append(tile("resident set", si(memory["rss_peak_bytes"], "B"), "at its largest"))
     if faults:
-        tiles.append(_tile("page faults", count(faults["minor"]), f"minor; {count(faults['major'])} major"))
-    parts = [tag("div", join(tiles), class_="tiles")] if tiles else []
-    if memory["peak_bytes"] is None:
+        found.append(tile("page faults", count(faults["minor"]), f"minor; {count(faults['major'])} major"))
+    parts = tiles(found)
+    held = block(account, "memory", "gpu")["available"]
+    if memory["peak_bytes"] is None and not (held and on_gpu(account)):
         parts.append(paragraph(f"The allocator's peak is not known: {memory['peak_reason']}.", "absent"))
+    if held and not on_gpu(account):
+        parts += categories(memory["gpu"])
     if memory["levels"]:
         parts.append(tables.memory_levels(memory["levels"]))
     else:
-        reason = account["machine"]["ceilings_reason"] or "no op was recorded in this pass"
+        ceilings, reason = charts.ceilings_of(account)
+        reason = "no op is known to have run in this pass" if ceilings else reason
         parts.append(paragraph(f"No op is placed at a memory level: {reason}.", "absent"))
     return parts
 
 
 def _series(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
-    chart, power = charts.series(account), account["power"]
+    chart = series(account)
     parts = []
     if chart:
-        parts.append(_chart("series", chart, drawn, "what the sampler saw over time"))
+        parts.append(draw("series", chart, drawn, "what the sampler saw over time"))
     else:
         parts.append(paragraph("There is no series: the sampler recorded nothing in this pass.", "absent"))
-    if not power["available"]:
-        parts.append(paragraph(f"There is no power figure: {power['reason']}.", "absent"))
-    elif power["method"]:
-        bound = f" ± {si(power['bound_j'], 'J')}" if power["bound_j"] is not None else ""
-        parts.append(paragraph(f"Energy {si(power['energy_j'], 'J')}{bound}: {power['method']}."))
-    if power.get("phases"):
-        parts.append(tables.energy(power["phases"]))
     absent = account["series"]["absent"] if account["series"] else {}
     if absent:
         rows = [[name.replace("_", " "), reason] for name, reason in absent.items()]
         listed = tables.table([("", False), ("reason", False)], rows)
-        parts.append(_folded(f"Not recorded, and why ({len(absent)})", listed))
+        parts.append(folded(f"Not recorded, and why ({len(absent)})", listed))
     return parts
-
-
-def _folded(title: str, content: Markup) -> Markup:
-    return tag("details", join([tag("summary", title), content]))
 
 
 def _overhead(account: dict[str, Any]) -> list[Markup]:
     if not account["overhead"]:
         return [paragraph("It was not measured in this record: there is no ledger pass with on/off blocks.", "absent")]
     said = "Steps after the clock stopped, with the instruments alternately on and off: the ratio of medians."
+    if account["overhead"].get("method"):
+        said = account["overhead"]["method"][0].upper() + account["overhead"]["method"][1:] + "."
     return [paragraph(said), tables.overhead(account["overhead"])]
 
 
@@ -245,11 +256,9 @@ def _ops(account: dict[str, Any]) -> list[Markup]:
     if not ledger or not ledger["ops"]:
         reasons = [i["reason"] for i in account["instruments"] if "op" in i["name"] and not i["available"]]
         return [paragraph(f"No op was recorded: {reasons[0] if reasons else 'no pass had the op recorder'}.", "absent")]
-    field = tag("input", "", type="search", id="op-filter", placeholder="filter by op, module, phase, shape or bound",
-                aria_label="filter ops")  # fmt: skip
-    shown = tag("output", f"{len(ledger['ops'])} lines", id="op-count")
     suite = [tables.suite_ops(ledger)] if ledger.get("suite_ops") else []
-    return [*suite, tag("div", join([field, shown]), class_="filter"), tables.ops(account)]
+    found = long_table("ops", len(ledger["ops"]), "op, module, phase, shape or bound", tables.ops(account))
+    return [*suite, found]
 
 
 def _host(host: dict[str, Any]) -> list[Markup]:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-_KERNELS = ("read", "write", "copy", "triad")
+from perfsuite.report.gpu_text import render_gpu
+from perfsuite.report.machine_tables import levels_table, size, spread
 
 
 def render_machine(fp: dict[str, Any], ceilings: dict[str, Any] | None, reason: str | None = None) -> RenderableType:
@@ -15,7 +15,10 @@ def render_machine(fp: dict[str, Any], ceilings: dict[str, Any] | None, reason: 
     parts: list[RenderableType] = [_machine_lines(fp)]
     if ceilings is None:
         return Group(*parts, Text(f"No ceilings: {reason}"))
-    parts += [_levels_table(ceilings), _rates_table(ceilings)]
+    parts += [levels_table(ceilings, "Memory: ceiling and quartiles in GB/s, latency in ns"), _rates_table(ceilings)]
+    parts += [render_gpu(gpu) for gpu in ceilings.get("gpus") or []]
+    if not ceilings.get("gpus"):
+        parts.append(Text(f"GPU: none ({ceilings.get('gpus_reason') or 'these ceilings were measured without GPUs'})"))
     quick = ", quick" if ceilings["quick"] else ""
     parts.append(
         Text(f"{ceilings['threads']} threads, {ceilings['isa']}, {ceilings['measured_at']}{quick}", style="dim")
@@ -34,12 +37,12 @@ def _machine_lines(fp: dict[str, Any]) -> Table:
     virtual = {True: ", virtual machine", False: "", None: ""}[fp["virtualised"]["value"]]
     grid.add_row("CPU", f"{cpu['model'] or cpu['architecture']}: {cores}{quota}{virtual}")
     caches = [
-        f"L{c['level']} {_size(c['size_bytes'])}" + (f" x {c['instances']}" if c["instances"] > 1 else "")
+        f"L{c['level']} {size(c['size_bytes'])}" + (f" x {c['instances']}" if c["instances"] > 1 else "")
         for c in fp["caches"]
     ]
     grid.add_row("Caches", ", ".join(caches) or fp["caches_reason"])
-    total = _size(memory["total_bytes"]) if memory["total_bytes"] else memory["total_bytes_reason"]
-    limit = f", limited to {_size(memory['limit_bytes'])}" if memory["limit_bytes"] else ""
+    total = size(memory["total_bytes"]) if memory["total_bytes"] else memory["total_bytes_reason"]
+    limit = f", limited to {size(memory['limit_bytes'])}" if memory["limit_bytes"] else ""
     grid.add_row("Memory", f"{total}{limit}, transparent huge pages: {memory['transparent_huge_pages'] or 'unknown'}")
     grid.add_row("GPU", ", ".join(_gpu(gpu) for gpu in fp["gpus"] or []) or f"none ({fp['gpus_reason']})")
     torch = fp["torch"] or f"none ({fp['torch_reason']})"
@@ -51,26 +54,7 @@ def _machine_lines(fp: dict[str, Any]) -> Table:
 
 def _gpu(gpu: dict[str, Any]) -> str:
     power = f", {gpu['power_limit_w']:g} W" if gpu["power_limit_w"] else ""
-    return f"{gpu['name']} ({_size(gpu['memory_bytes'])}{power})"
-
-
-def _levels_table(ceilings: dict[str, Any]) -> Table:
-    table = Table(
-        title="Memory: ceiling and quartiles in GB/s, latency in ns",
-        title_justify="left",
-        box=SIMPLE,
-        pad_edge=False,
-        padding=0,
-    )
-    table.add_column("level")
-    for heading in ("capacity", "working set", *_KERNELS, "latency"):
-        table.add_column(heading, justify="right")
-    for level in ceilings["levels"]:
-        capacity, working_set = level["capacity_bytes"], level["working_set_bytes"]
-        cells = [_spread(level[f"{kernel}_bytes_per_s"], 1e9, "\n") for kernel in _KERNELS]
-        cells.append(_spread(level["latency_ns"], 1, "\n"))
-        table.add_row(level["name"], _size(capacity) if capacity else "", _size(working_set), *cells)
-    return table
+    return f"{gpu['name']} ({size(gpu['memory_bytes'])}{power})"
 
 
 def _rates_table(ceilings: dict[str, Any]) -> Table:
@@ -78,28 +62,12 @@ def _rates_table(ceilings: dict[str, Any]) -> Table:
     for level in ceilings["levels"]:
         for kernel in ("streaming_write", "streaming_copy"):
             if rate := level.get(f"{kernel}_bytes_per_s"):
-                grid.add_row(f"{level['name']} {kernel.replace('_', ' ')}", f"{_spread(rate, 1e9)} GB/s")
-    grid.add_row("FMA float32", f"{_spread(ceilings['fma_flops_per_s']['float32'], 1e9)} GFLOP/s")
+                grid.add_row(f"{level['name']} {kernel.replace('_', ' ')}", f"{spread(rate, 1e9)} GB/s")
+    grid.add_row("FMA float32", f"{spread(ceilings['fma_flops_per_s']['float32'], 1e9)} GFLOP/s")
     for dtype, rate in ceilings["gemm_flops_per_s"].items():
-        text = f"{_spread(rate, 1e9)} GFLOP/s" if rate else f"not measured: {ceilings['gemm_reason']}"
+        text = f"{spread(rate, 1e9)} GFLOP/s" if rate else f"not measured: {ceilings['gemm_reason']}"
         grid.add_row(f"GEMM {dtype}" + (f", n = {rate['n']}" if rate else ""), text)
     overhead = ceilings["op_overhead_ns"]
-    text = f"{_spread(overhead, 1)} ns" if overhead else f"not measured: {ceilings['op_overhead_reason']}"
+    text = f"{spread(overhead, 1)} ns" if overhead else f"not measured: {ceilings['op_overhead_reason']}"
     grid.add_row("smallest torch op", text)
     return grid
-
-
-def _spread(value: dict[str, Any], unit: float, between: str = " ") -> str:
-    return f"{_digits(value['ceiling'] / unit)}{between}({_digits(value['lo'] / unit)}-{_digits(value['hi'] / unit)})"
-
-
-def _digits(value: float) -> str:
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def _size(size_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size_bytes < 1024 or unit == "GiB":
-            return f"{size_bytes:.3g} {unit}" if size_bytes < 1000 else f"{size_bytes:.0f} {unit}"
-        size_bytes /= 1024
-    raise AssertionError

@@ -86,3 +86,43 @@ def bar(share: float | None, colour: str = "var(--hue-1)") -> Markup:
     if share is None:
         return Markup("")
     return tag("span", tag("i", style=f"width:{100 * min(max(share, 0), 1):.1f}%;background:{colour}"), class_="bar")
+
+
+def tile(label: str, value: str, under: str, class_: str = "") -> Markup:
+    """One figure with what it is above and what it is made of below."""
+    content = [tag("span", label), tag("b", value), tag("small", under)]
+    return tag("div", join(content), class_=f"tile {class_}".strip())
+
+
+def tiles(found: Sequence[Markup]) -> list[Markup]:
+    """A row of tiles; nothing for none."""
+    return [tag("div", join(found), class_="tiles")] if found else []
+
+
+def folded(title: str, content: Markup) -> Markup:
+    """Content that a click on its title opens."""
+    return tag("details", join([tag("summary", title), content]))
+
+
+def draw(name: str, chart: dict[str, Any], drawn: dict[str, Any], label: str) -> Markup:
+    """The place where the page's script draws the chart, and buttons where it has several views.
+
+    The chart itself is put into `drawn` under its name.
+    """
+    drawn[name] = chart
+    views = list(chart["views"])
+    buttons = [
+        tag("button", view, type="button", data_view=view, aria_pressed=str(view == views[0]).lower()) for view in views
+    ]
+    switch = tag("div", join(buttons), class_="switch", data_for=name) if len(views) > 1 else ""
+    place = tag("div", "", id=f"chart-{name}", class_="chart", data_chart=name, role="img", aria_label=label,
+                style=f"height:{chart['height']}px")  # fmt: skip
+    return join([switch, place])
+
+
+def long_table(name: str, rows: int, what: str, content: Markup) -> Markup:
+    """A table that the page's script sorts and filters, with its filter above. `what` it can be filtered by."""
+    field = tag("input", "", type="search", id=f"{name}-filter", placeholder=f"filter by {what}",
+                aria_label=f"filter {name}")  # fmt: skip
+    shown = tag("output", f"{rows} lines", id=f"{name}-count")
+    return join([tag("div", join([field, shown]), class_="filter", data_for=f"table.{name}"), content])

@@ -1,4 +1,4 @@
-// Draws the charts in the colours of the page, sorts and filters the table of ops.
+// Draws the charts in the colours of the page, sorts and filters the long tables.
 (() => {
   "use strict";
   const charts = JSON.parse(document.getElementById("charts").textContent);
@@ -71,47 +71,50 @@
     });
   }
 
-  const table = document.querySelector("table.ops");
-  if (!table) return;
-  const body = table.tBodies[0];
-  const rows = [...body.rows];
-  const heads = [...table.tHead.rows[0].cells];
+  for (const filter of document.querySelectorAll(".filter")) {
+    const table = document.querySelector(filter.dataset.for);
+    const body = table.tBodies[0];
+    const rows = [...body.rows];
+    const heads = [...table.tHead.rows[0].cells];
+    const isNumber = (head) => head.classList.contains("n");
 
-  // What is not known stays last in both directions.
-  function sortBy(column, down) {
-    const isNumber = heads[column].classList.contains("n");
-    const key = (row) => row.cells[column].dataset.v;
-    rows.sort((a, b) => {
-      const [x, y] = [key(a), key(b)];
-      if (x === "" || y === "") return (x === "") - (y === "");
-      return (down ? -1 : 1) * (isNumber ? x - y : x.localeCompare(y));
+    // What is not known stays last in both directions.
+    const sortBy = (column, down) => {
+      const key = (row) => row.cells[column].dataset.v;
+      rows.sort((a, b) => {
+        const [x, y] = [key(a), key(b)];
+        if (x === "" || y === "") return (x === "") - (y === "");
+        return (down ? -1 : 1) * (isNumber(heads[column]) ? x - y : x.localeCompare(y));
+      });
+      body.append(...rows);
+      heads.forEach((head, i) => head.setAttribute("aria-sort", i !== column ? "none" : down ? "descending" : "ascending"));
+    };
+    heads.forEach((head, column) => {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.textContent = head.textContent;
+      head.replaceChildren(button);
+      button.addEventListener("click", () => {
+        const now = head.getAttribute("aria-sort");
+        sortBy(column, now === "descending" ? false : now === "ascending" ? true : isNumber(head));
+      });
     });
-    body.append(...rows);
-    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== column ? "none" : down ? "descending" : "ascending"));
+    sortBy(heads.findIndex(isNumber), true);  // the first figure is the time
+
+    const field = filter.querySelector("input");
+    const words = new Map(rows.map((row) => {
+      const whole = [...row.querySelectorAll("code[title]")].map((name) => name.title);  // shown shortened
+      return [row, [row.textContent, ...whole].join(" ").toLowerCase()];
+    }));
+    field.addEventListener("input", () => {
+      const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      for (const row of rows) {
+        row.hidden = !wanted.every((word) => words.get(row).includes(word));
+        shown += !row.hidden;
+      }
+      filter.querySelector("output").textContent =
+        shown === rows.length ? `${shown} lines` : `${shown} of ${rows.length} lines`;
+    });
   }
-  heads.forEach((head, column) => {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = head.textContent;
-    head.replaceChildren(button);
-    button.addEventListener("click", () => {
-      const now = head.getAttribute("aria-sort");
-      const down = now === "descending" ? false : now === "ascending" ? true : head.classList.contains("n");
-      sortBy(column, down);
-    });
-  });
-  sortBy(heads.findIndex((head) => head.textContent === "self time"), true);
-
-  const field = document.getElementById("op-filter");
-  const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
-  field.addEventListener("input", () => {
-    const wanted = field.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let shown = 0;
-    for (const row of rows) {
-      row.hidden = !wanted.every((word) => words.get(row).includes(word));
-      shown += !row.hidden;
-    }
-    document.getElementById("op-count").textContent =
-      shown === rows.length ? `${shown} lines` : `${shown} of ${rows.length} lines`;
-  });
 })();

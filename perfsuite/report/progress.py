@@ -15,7 +15,8 @@ from rich.text import Text
 from perfsuite.record import Record
 from perfsuite.report import figures
 
-NAMES = {"clean": "run", "ledger": "ledger pass", "host_stacks": "host-stack pass"}
+NAMES = {"clean": "run", "ledger": "ledger pass", "timeline": "timeline pass", "counters": "counters pass",
+         "host_stacks": "host-stack pass"}  # fmt: skip
 
 
 class RunProgress:
@@ -104,6 +105,9 @@ class RunProgress:
     def _outcome(self, result: dict[str, Any]) -> str:
         if result.get("state") == "failed" or result.get("error"):
             return f"failed: {result.get('error')}"
+        if result.get("kind") == "counters":
+            replay = result.get("replay")
+            return f"{result['num_steps']} steps replayed" if replay else "no counters: the report says why"
         took = f"{figures.seconds(result['clock_ns'] / 1e9)}, {figures.count(result['samples'])} samples"
         target = self._record.target
         metric = f", {target['metric']} {result['quality']:.4g}" if target and result.get("quality") is not None else ""
@@ -121,7 +125,7 @@ class _Standing(ProgressColumn):
 
 
 def _passes_after(kind: str, index: int, of: int, record: Record) -> int:
-    order = [name for name in ("ledger", "host_stacks") if (record.wanted or {}).get(name)]
+    order = [name for name in NAMES if (record.wanted or {}).get(name)]
     later = order if kind == "clean" else order[order.index(kind) + 1 :] if kind in order else []
     return of - index - 1 + len(later)
 

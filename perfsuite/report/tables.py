@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from perfsuite.report import figures
-from perfsuite.report.charts import hue
+from perfsuite.report import figures, op_times
+from perfsuite.report.charts import ceilings_of, hue
 from perfsuite.report.figures import count, percent, seconds, si
 from perfsuite.report.markup import Cell, Markup, bar, join, number, paragraph, table, tag, unknown
+from perfsuite.report.optional import on_gpu
 
 NO_OPS = "this pass had no op recorder"
 
@@ -69,7 +70,7 @@ def energy(phases: list[dict[str, Any]]) -> Markup:
 
 OP_COLUMNS = [
     ("op", False), ("phase", False), ("module", False), ("self time", True), ("of clock", True), ("bound by", False),
-    ("of ceiling", True), ("GB/s", True), ("GFLOP/s", True), ("calls", True), ("bytes", True), ("flops", True),
+    ("of ceiling", True), ("bytes/s", True), ("FLOP/s", True), ("calls", True), ("bytes", True), ("flops", True),
     ("joules", True), ("shape", False),
 ]  # fmt: skip
 
@@ -80,8 +81,8 @@ def suite_ops(ledger: dict[str, Any]) -> Markup:
         [
             f"{op['op']}={op['impl']}",
             count(op["calls"]),
-            seconds(op["self_time_s"]),
-            percent(op["self_time_s"] / ledger["clock_s"]),
+            seconds(op_times.cost_s(op)),
+            percent(op_times.cost_s(op) / ledger["clock_s"]),
             number(op["moved_bytes"], si(op["moved_bytes"], "B"), "bytes of some ops inside are not known"),
             si(op["least_bytes"], "B"),
         ]
@@ -96,7 +97,13 @@ def ops(account: dict[str, Any]) -> Markup:
     """Every line of the account by op; the page sorts and filters it."""
     ledger = account["ledger"]
     rows = [_op(op, ledger["clock_s"], account) for op in ledger["ops"]]
-    return table(OP_COLUMNS, rows, class_="ops")
+    columns = OP_COLUMNS
+    if on_gpu(account):  # before the others, as it is what the rest of the line is held against
+        columns = [*columns[:3], ("GPU time", True), *columns[3:]]
+        no_device = "no kernel recorder ran in this pass"
+        rows = [[*row[:3], number(op["device_time_s"], seconds(op["device_time_s"]), no_device), *row[3:]]
+                for op, row in zip(ledger["ops"], rows, strict=True)]  # fmt: skip
+    return table(columns, rows, class_="ops long")
 
 
 def _op(op: dict[str, Any], clock_s: float, account: dict[str, Any]) -> list[object]:
@@ -105,10 +112,10 @@ def _op(op: dict[str, Any], clock_s: float, account: dict[str, Any]) -> list[obj
     no_flops = hidden or "no rule gives the flops of this op"
     no_rate = "it moves no bytes" if op["bytes"] == 0 else no_bytes
     no_flop_rate = "it computes nothing" if op["flops"] == 0 else no_flops
-    no_ceilings = None if account["machine"]["ceilings"] else account["machine"]["ceilings_reason"]
-    no_bound = hidden or no_ceilings or "bytes, flops or footprint are not known"
+    ceilings, no_ceilings = ceilings_of(account)
+    no_bound = hidden or (no_ceilings if not ceilings else None) or "bytes, flops or footprint are not known"
     elsewhere = "it ran on another thread, not on the clock"
-    share = op["self_time_s"] / clock_s if clock_s and op["thread"] == "clock" else None
+    share = op_times.share(op, clock_s)
     name = join([op["name"], tag("small", f" {op['impl']}") if op["impl"] else ""])
     level = f" ({op['level']})" if op["bound"] == "memory" and op["level"] else ""
     power = account["power"]
@@ -118,8 +125,8 @@ def _op(op: dict[str, Any], clock_s: float, account: dict[str, Any]) -> list[obj
         number(op["self_time_s"], seconds(op["self_time_s"])), number(share, percent(share), elsewhere),
         Cell(op["bound"] + level, op["bound"]) if op["bound"] else Cell(unknown(no_bound), None),
         number(op["share_of_ceiling"], percent(op["share_of_ceiling"]), no_bound),
-        number(op["gbytes_per_s"], _rate(op["gbytes_per_s"]), no_rate),
-        number(op["gflops_per_s"], _rate(op["gflops_per_s"]), no_flop_rate),
+        number(op["gbytes_per_s"], _rate(op["gbytes_per_s"], "B/s"), no_rate),
+        number(op["gflops_per_s"], _rate(op["gflops_per_s"], "FLOP/s"), no_flop_rate),
         number(op["calls"], count(op["calls"])), number(op["bytes"], si(op["bytes"], "B"), no_bytes),
         number(op["flops"], si(op["flops"], "FLOP"), no_flops),
         number(op["joules"], si(op["joules"], "J"), no_joules),
@@ -131,8 +138,8 @@ def _words(value: str | None, reason: str) -> Cell:
     return Cell(value, value) if value else Cell(unknown(reason), None)
 
 
-def _rate(value: float | None) -> str:
-    return figures.UNKNOWN if value is None else figures.significant(value)
+def _rate(giga: float | None, unit: str) -> str:
+    return si(None if giga is None else giga * 1e9, unit)
 
 
 def host(functions: list[dict[str, Any]]) -> Markup:

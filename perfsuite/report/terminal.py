@@ -11,8 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from perfsuite.report import figures
+from perfsuite.report import device_text, figures, memory_system_text, op_times, power_text
 from perfsuite.report.figures import count, percent, seconds, si
+from perfsuite.report.optional import block, on_gpu
+from perfsuite.report.power_words import throttled
 
 TOP_OPS = 12
 _OP_COLUMNS = {"phase": 10, "self": 7, "share": 6, "bound by": 8, "of ceiling": 10}
@@ -28,8 +30,14 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
         parts += [_heading("Longest ops", None), _Ops(ledger)]
     if account["memory"]:
         parts += [_heading("Memory", None), _memory(account["memory"])]
+    if on_gpu(account):
+        parts += _device(account)
     lines = _before_the_clock(account)
-    lines += [("power", _power(account["power"])), ("own cost", _overhead(account["overhead"]))]
+    if not on_gpu(account):
+        lines.append(("device", Text(f"none: {block(account, 'ledger', 'device')['reason']}", style="dim")))
+    lines += [("mfu", power_text.utilisation(account)), ("power", power_text.power(account["power"]))]
+    lines += [("clocks", power_text.clocks(account["power"]))] if on_gpu(account) else []
+    lines.append(("own cost", _overhead(account["overhead"])))
     if ledger:
         lines += [("suite op", _suite_op(op, ledger["clock_s"])) for op in ledger.get("suite_ops", [])]
         lines.append(("checks", _checks(ledger["checks"])))
@@ -39,6 +47,21 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
     if report_path:
         lines.append(("page", Text(report_path)))
     return Group(*parts, Text(), _pairs(lines))
+
+
+def _device(account: dict[str, Any]) -> list[RenderableType]:
+    """What the GPU did, where it waited, what moved in its memory system, what its memory held."""
+    device, memory = block(account, "ledger", "device"), block(account, "memory", "gpu")
+    parts = [_heading("GPU", None), _pairs(device_text.devices(device))]
+    if device["available"]:
+        parts += [_heading("Longest kernels", None), device_text.Kernels(account["ledger"]["kernels"])]
+        for found in device["devices"]:
+            aside = f"device {found['device']}" if len(device["devices"]) > 1 else None
+            parts += [_heading("Where the device waited", aside), device_text.idle_table(found)]
+    parts += [_heading("Memory system", None), memory_system_text.levels(block(account, "memory", "counters"))]
+    copies = memory_system_text.copies(memory)
+    lines = [("GPU memory", memory_system_text.gpu_memory(memory)), *([("copies", copies)] if copies else [])]
+    return [*parts, Text(), _pairs(lines)]
 
 
 def _before_the_clock(account: dict[str, Any]) -> list[tuple[str, Text]]:
@@ -59,7 +82,7 @@ def _before_the_clock(account: dict[str, Any]) -> list[tuple[str, Text]]:
 def _suite_op(op: dict[str, Any], clock_s: float) -> Text:
     moved = f"moves {si(op['moved_bytes'], 'B')}" if op["moved_bytes"] is not None else "bytes moved not known"
     return Text(
-        f"{op['op']}={op['impl']}: {count(op['calls'])} calls, {percent(op['self_time_s'] / clock_s)} of the clock, "
+        f"{op['op']}={op['impl']}: {count(op['calls'])} calls, {percent(op_times.cost_s(op) / clock_s)} of the clock, "
         f"{moved}, at least {si(op['least_bytes'], 'B')} needed"
     )
 
@@ -76,6 +99,9 @@ def _headline(account: dict[str, Any]) -> list[RenderableType]:
     lines: list[RenderableType] = [title, Text(account["headline"]["answer"], style=style)]
     if account["headline"].get("limits"):
         lines.append(Text("limited by ", style="dim").append(account["headline"]["limits"], style="not dim"))
+    loud = throttled(account["power"])
+    if loud:
+        lines.append(Text(f"throttled: {loud}", style="bold red"))
     return lines
 
 
@@ -147,14 +173,17 @@ class _Ops:
         table = Table(box=None, pad_edge=False, header_style="dim")
         table.add_column("op", no_wrap=True, width=name_width)
         table.add_column("module", no_wrap=True, width=for_names - name_width)
+        on_device = any(op["device_time_s"] is not None for op in self._ops)
         for name, width in _OP_COLUMNS.items():
             justify = "left" if name in ("phase", "bound by") else "right"
-            table.add_column(name, justify=justify, no_wrap=True, width=width)
+            table.add_column(
+                "on GPU" if name == "self" and on_device else name, justify=justify, no_wrap=True, width=width
+            )
         for op in self._ops[:TOP_OPS]:
             table.add_row(*self._row(op, name_width, for_names - name_width))
         yield table
         if len(self._ops) > TOP_OPS:
-            rest = sum(op["self_time_s"] for op in self._ops[TOP_OPS:] if op["thread"] == "clock")
+            rest = sum(op_times.cost_s(op) for op in self._ops[TOP_OPS:] if op_times.share(op, 1.0) is not None)
             yield Text(f"and {count(len(self._ops) - TOP_OPS)} more lines, {seconds(rest)} together", style="dim")
 
     def _row(self, op: dict[str, Any], name_width: int, module_width: int) -> list[Text | str]:
@@ -163,8 +192,8 @@ class _Ops:
         module = op["module"] or figures.UNKNOWN
         if len(module) > module_width:  # the end of a module's name says more than its beginning
             module = "…" + module[len(module) - module_width + 1 :]
-        share = op["self_time_s"] / self._clock_s if self._clock_s and op["thread"] == "clock" else None
-        return [name, Text(module), Text(op["phase"]), seconds(op["self_time_s"]), percent(share), Text(_bound(op)),
+        share = percent(op_times.share(op, self._clock_s))
+        return [name, Text(module), Text(op["phase"]), seconds(op_times.cost_s(op)), share, Text(_bound(op)),
                 percent(op["share_of_ceiling"])]  # fmt: skip
 
 
@@ -178,7 +207,7 @@ def _memory(memory: dict[str, Any]) -> RenderableType:
     facts = []
     if memory["peak_bytes"] is not None:
         facts.append(f"allocator peak {si(memory['peak_bytes'], 'B')}")
-    elif memory["peak_reason"]:
+    elif memory["peak_reason"] and not memory["gpu"]["available"]:  # there it has lines of its own
         facts.append(f"allocator peak unknown ({memory['peak_reason']})")
     if memory["churn_bytes"] is not None:
         facts.append(f"{si(memory['churn_bytes'], 'B')} in {count(memory['allocations'])} allocations")
@@ -202,19 +231,13 @@ def _memory(memory: dict[str, Any]) -> RenderableType:
     return Group(table, text)
 
 
-def _power(power: dict[str, Any]) -> Text:
-    if not power["available"]:
-        return Text(f"not measured: {power['reason']}", style="dim")
-    bound = f" ± {si(power['bound_j'], 'J')}" if power["bound_j"] is not None else ""
-    return Text(f"{si(power['energy_j'], 'J')}{bound}, {si(power['mean_w'], 'W')} on average ({power['method']})")
-
-
 def _overhead(overhead: dict[str, Any] | None) -> Text:
     if not overhead:
         return Text("not measured in this record", style="dim")
     low, high = (figures.overhead(x) for x in overhead["ci95"])
+    against = f"{overhead['pairs']} clean passes" if overhead.get("method") else f"{overhead['pairs']} pairs"
     return Text(f"{figures.overhead(overhead['ratio'])} with all recorders on "
-                f"(95 % interval {low} to {high}, {overhead['pairs']} pairs)")  # fmt: skip
+                f"(95 % interval {low} to {high}, {against})")  # fmt: skip
 
 
 def _checks(checks: list[dict[str, Any]]) -> Text:

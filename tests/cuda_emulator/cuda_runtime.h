@@ -41,7 +41,12 @@ struct alignas(16) double2 {
 
 // -- the runtime ------------------------------------------------------------------------------------------------------
 
-enum cudaError_t : int { cudaSuccess = 0, cudaErrorInvalidValue = 1, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t : int {
+  cudaSuccess = 0,
+  cudaErrorInvalidValue = 1,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorLaunchTimeout = 702
+};
 using cudaStream_t = struct CUstream_st*;
 inline const char* cudaGetErrorString(cudaError_t error) { return error ? emulator::last_error() : "no error"; }
 inline cudaError_t cudaGetLastError() { return cudaSuccess; }
@@ -57,6 +62,12 @@ enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16 };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
   *value = 4;  // few, so that small cases have more work than programs
   return cudaSuccess;
+}
+enum cudaFuncAttribute { cudaFuncAttributePreferredSharedMemoryCarveout = 9 };
+enum cudaSharedCarveout { cudaSharedmemCarveoutMaxL1 = 0 };
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;  // a wish about caches, of which there are none here
 }
 
 // -- waiting for other threads ----------------------------------------------------------------------------------------
@@ -172,6 +183,15 @@ inline float __uint_as_float(unsigned x) { float y; std::memcpy(&y, &x, 4); retu
 #define PERFSUITE_SHARED(type, name) type* const name = static_cast<type*>(::emulator::shared_memory())
 
 namespace perfsuite::cuda {
+
+// csrc/machine/probes.h's: the clock of the host, and a cycle for each word that is loaded.
+inline int64_t loaded_words = 0;
+inline int64_t global_ns() { return emulator::now_ns(); }
+inline int64_t cycles() { return loaded_words; }
+inline uint64_t load_word(uint64_t address) {
+  ++loaded_words;
+  return *reinterpret_cast<const uint64_t*>(address);
+}
 
 inline unsigned cluster_rank() { return emulator::rank_in_cluster(); }
 inline void cluster_sync(PERFSUITE_PLACE) { emulator::wait_for_cluster(PERFSUITE_HERE); }

@@ -3,6 +3,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
@@ -373,6 +374,8 @@ uint64_t wait_for_warp(unsigned mask, Exchange exchange, uint64_t value, unsigne
   yield();  // any lane may be the next
   return me.result;
 }
+
+int64_t now_ns() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
 
 unsigned lane() { return current->lane; }
 

@@ -29,6 +29,7 @@ void wait_for_cluster(Place place);
 // The lanes in `mask` meet; returns lane `source`'s value, or which lanes gave one that is not 0.
 uint64_t wait_for_warp(unsigned mask, Exchange exchange, uint64_t value, unsigned source, Place place);
 
+int64_t now_ns();
 unsigned lane();
 unsigned rank_in_cluster();
 void* shared_memory();

@@ -15,7 +15,7 @@ def watched(standin, monkeypatch):
     model = torch.nn.Linear(4, 4)
 
     def run(between=lambda watch: None) -> Watch:
-        watch = Watch(model, recorders=True)
+        watch = Watch("ledger", model)
         watch.start()
         for step in range(8):
             watch.begin_step()
@@ -77,7 +77,7 @@ def test_without_recorders_cupti_is_left_alone(watched, standin):
 def test_without_a_gpu_the_reason_is_recorded_and_ops_have_their_slices():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    watch = Watch(None, recorders=True)
+    watch = Watch("ledger")
     watch.start()
     for _ in range(8):
         watch.begin_step()

@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from perfsuite.instruments.sampler import Sampler
@@ -32,6 +33,9 @@ class Standin:
             "fail": [ctypes.c_int, text, ctypes.c_int, ctypes.c_int, i64, i64],
             "call_takes": [i64],
             "hang": [ctypes.c_int],
+            "gpm": [ctypes.c_uint, ctypes.c_int],
+            "schedule": [ctypes.c_uint, i64, ctypes.c_void_p, ctypes.c_void_p],
+            "clock": [ctypes.c_int, ctypes.c_uint, ctypes.c_ulonglong, i64, i64],
             "advance_to": [i64],
             "end": [],
         }.items():
@@ -57,6 +61,7 @@ class Standin:
             self.load(gpu=i)
             self.sensor(gpu=i)
             self.counter(gpu=i)
+            self.lib.standin_gpm(i, 1)
 
     def load(
         self, low_w: float = 100.0, high_w: float = 100.0, duty: float = 0.5, period_s: float = 1.0,
@@ -64,6 +69,18 @@ class Standin:
     ) -> None:  # fmt: skip
         """A square wave of power."""
         self.lib.standin_load(gpu, low_w, high_w, duty, round(period_s * SECOND), round(phase_s * SECOND))
+
+    def schedule(self, edges_s: np.ndarray, watts: np.ndarray, gpu: int = 0) -> None:
+        """Any load: watts[k] from edges_s[k] to edges_s[k + 1], in seconds after START_NS."""
+        edges_ns = START_NS + np.round(np.asarray(edges_s) * SECOND).astype(np.int64)
+        watts = np.ascontiguousarray(watts, np.float64)
+        assert len(edges_ns) == len(watts) + 1
+        self.lib.standin_schedule(gpu, len(watts), edges_ns.ctypes.data, watts.ctypes.data)
+
+    def clock_lowered(self, mhz: int, reasons: int, from_s: float, until_s: float, gpu: int = 0) -> None:
+        """An SM clock, and the bits of why it is lowered, for a while. Else it is 1980 MHz under the power cap."""
+        from_ns, until_ns = (START_NS + round(t * SECOND) for t in (from_s, until_s))
+        self.lib.standin_clock(gpu, mhz, reasons, from_ns, until_ns)
 
     def sensor(self, update_ms: float = 100, window_ms: float = 25, phase_ms: float = 0, gpu: int = 0) -> None:
         """What the power sensor sees."""

@@ -3,14 +3,18 @@
 // Each GPU draws a square wave of power. Its sensor works like the one described in arXiv:2312.02741 for A100 and H100:
 // every `update_ns` it publishes the mean power of the last `window_ns` and sees nothing of the rest. The energy counter
 // accumulates all of it and is published every `counter_ns`. Its parameters are set by the test through standin_*.
+// In place of the square wave a load may be a schedule of any powers. GPM's activity is the share of time that the square
+// wave was high; asked for 100 ms or less it gives values that look right and are not, as the real one does.
 // Compile with -DOMIT_<function> to leave a function out of the library.
 #include <math.h>
 #include <pthread.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define GPUS 8
 #define FAILURES 32
+#define CLOCKS 16
 
 typedef struct {
   double low_w, high_w, duty;
@@ -18,7 +22,10 @@ typedef struct {
   int64_t update_ns, window_ns, sensor_phase_ns, counter_ns, counter_phase_ns;
   int64_t reset_ns;                   // the counter starts again from 0 here; negative: never
   double limit_w;
-  int mig;
+  int mig, gpm;                       // gpm: whether the GPU has it
+  int64_t segments;                   // of the schedule; 0: the square wave
+  int64_t* edges_ns;                  // segments + 1
+  double *watts, *joules;             // of each segment, and drawn before each edge
   char name[64];
 } Gpu;
 
@@ -28,9 +35,20 @@ typedef struct {
   int64_t from_ns, until_ns;
 } Failing;
 
+typedef struct {
+  int gpu;
+  unsigned mhz;
+  unsigned long long reasons;
+  int64_t from_ns, until_ns;
+} Clock;
+
 static Gpu g_gpus[GPUS];
+static Clock g_clocks[CLOCKS];
+static int g_clock_count, g_gpm_samples;
 static unsigned g_count;
 static Failing g_failing[FAILURES];
+static const char kDriver[] = "580.159.03";
+static const char* g_driver = kDriver;
 static int g_failing_count, g_hang;
 static int64_t g_call_ns;  // virtual time that each call takes
 
@@ -82,6 +100,9 @@ void standin_end(void) {
 // ---- the script
 
 void standin_reset(unsigned count, int64_t now_ns) {
+  for (int i = 0; i < GPUS; ++i) free(g_gpus[i].edges_ns), free(g_gpus[i].watts), free(g_gpus[i].joules);
+  g_clock_count = 0;
+  g_driver = kDriver;
   memset(g_gpus, 0, sizeof(g_gpus));
   g_count = count;
   g_failing_count = g_ended = g_waiting = g_hang = 0;
@@ -94,6 +115,27 @@ void standin_gpu(unsigned i, const char* name, double limit_w, int mig) {
   g_gpus[i].limit_w = limit_w;
   g_gpus[i].mig = mig;
   g_gpus[i].reset_ns = -1;
+}
+void standin_old_driver(int old) { g_driver = old ? "575.57.08" : kDriver; }
+void standin_gpm(unsigned i, int there) { g_gpus[i].gpm = there; }
+int standin_gpm_samples(void) { return g_gpm_samples; }  // allocated and not freed
+
+// From edges_ns[k] to edges_ns[k + 1] the GPU draws watts[k]; before and after, what it draws next to it.
+void standin_schedule(unsigned i, int64_t segments, const int64_t* edges_ns, const double* watts) {
+  Gpu* g = &g_gpus[i];
+  g->segments = segments;
+  g->edges_ns = malloc((size_t)(segments + 1) * sizeof(int64_t));
+  g->watts = malloc((size_t)segments * sizeof(double));
+  g->joules = malloc((size_t)(segments + 1) * sizeof(double));
+  memcpy(g->edges_ns, edges_ns, (size_t)(segments + 1) * sizeof(int64_t));
+  memcpy(g->watts, watts, (size_t)segments * sizeof(double));
+  g->joules[0] = 1e-9 * (double)edges_ns[0] * watts[0];
+  for (int64_t k = 0; k < segments; ++k)
+    g->joules[k + 1] = g->joules[k] + 1e-9 * (double)(edges_ns[k + 1] - edges_ns[k]) * watts[k];
+}
+// For a while the SM clock is this, lowered for these reasons; else it is 1980 MHz under the power cap.
+void standin_clock(int gpu, unsigned mhz, unsigned long long reasons, int64_t from_ns, int64_t until_ns) {
+  g_clocks[g_clock_count++] = (Clock){gpu, mhz, reasons, from_ns, until_ns};
 }
 void standin_load(unsigned i, double low_w, double high_w, double duty, int64_t period_ns, int64_t phase_ns) {
   Gpu* g = &g_gpus[i];
@@ -125,6 +167,14 @@ void standin_hang(int on) {
 // Energy in joules since virtual time 0; t_ns may be negative.
 double standin_true_energy_j(unsigned i, int64_t t_ns) {
   const Gpu* g = &g_gpus[i];
+  if (g->segments) {
+    int64_t low = 0, high = g->segments;  // the segment that holds t_ns, or the one next to it
+    while (high - low > 1) {
+      const int64_t middle = (low + high) / 2;
+      if (g->edges_ns[middle] <= t_ns) low = middle; else high = middle;
+    }
+    return g->joules[low] + 1e-9 * (double)(t_ns - g->edges_ns[low]) * g->watts[low];
+  }
   const double high_ns = g->duty * (double)g->period_ns;
   const double since = (double)(t_ns - g->phase_ns), start = (double)-g->phase_ns;
   const double periods = floor(since / (double)g->period_ns), periods0 = floor(start / (double)g->period_ns);
@@ -167,6 +217,27 @@ static unsigned long long energy_mj(unsigned i, int64_t now) {
   double e = standin_true_energy_j(i, u);
   if (g->reset_ns >= 0 && u >= g->reset_ns) e -= standin_true_energy_j(i, g->reset_ns);
   return (unsigned long long)(1e3 * e);
+}
+
+#define POWER_CAP 4ull
+
+static const Clock* clock_at(int gpu, int64_t now) {
+  for (int k = 0; k < g_clock_count; ++k)
+    if (g_clocks[k].gpu == gpu && now >= g_clocks[k].from_ns && now < g_clocks[k].until_ns) return &g_clocks[k];
+  return NULL;
+}
+
+// Time until now during which the clock was lowered for this reason.
+static unsigned long long lowered_ns(int gpu, unsigned long long reason, int64_t now) {
+  int64_t total = reason == POWER_CAP ? now : 0;
+  for (int k = 0; k < g_clock_count; ++k) {
+    const Clock* c = &g_clocks[k];
+    const int64_t until = now < c->until_ns ? now : c->until_ns;
+    if (c->gpu != gpu || until <= c->from_ns) continue;
+    if (reason == POWER_CAP) total -= until - c->from_ns;
+    if (c->reasons & reason) total += until - c->from_ns;
+  }
+  return (unsigned long long)total;
 }
 
 static int failing(int gpu, const char* function, int field, int64_t now) {
@@ -217,6 +288,10 @@ const char* nvmlErrorString(int code) {
     default: return "Unknown Error";
   }
 }
+int nvmlSystemGetDriverVersion(char* version, unsigned n) {
+  strncpy(version, g_driver, n);
+  return 0;
+}
 int nvmlDeviceGetCount_v2(unsigned* count) { return *count = g_count, 0; }
 int nvmlDeviceGetHandleByIndex_v2(unsigned i, Device* device) {
   *device = (Device)(intptr_t)(i + 1);
@@ -253,7 +328,14 @@ int nvmlDeviceGetFieldValues(Device device, int n, FieldValue* values) {
     v->result = failing(i, "nvmlDeviceGetFieldValues", (int)v->field, now);
     if (v->result) continue;
     v->type = 1;
+    v->value.u = 7;
+    if (v->field >= 269 && g_driver != kDriver) continue;  // a setting, in the old one
     switch (v->field) {
+      case 74: v->type = 3, v->value.ull = lowered_ns(i, POWER_CAP, now); break;
+      case 76: v->type = 3, v->value.ull = lowered_ns(i, 0x10, now); break;
+      case 269: v->type = 3, v->value.ull = lowered_ns(i, 0x20, now); break;
+      case 270: v->type = 3, v->value.ull = lowered_ns(i, 0x40, now); break;
+      case 271: v->type = 3, v->value.ull = lowered_ns(i, 0x80, now); break;
       case 82: v->value.u = 70; break;
       case 83: v->type = 3, v->value.ull = energy_mj((unsigned)i, now); break;
       case 185: v->value.u = average_mw((unsigned)i, now); break;
@@ -290,7 +372,8 @@ int nvmlDeviceGetUtilizationRates(Device device, unsigned* rates) {
 #endif
 int nvmlDeviceGetClockInfo(Device device, int type, unsigned* mhz) {
   ENTER(nvmlDeviceGetClockInfo);
-  *mhz = type == 1 ? 1980 : 2619;
+  const Clock* c = clock_at(i, now);
+  *mhz = type != 1 ? 2619 : c ? c->mhz : 1980;
   return 0;
 }
 int nvmlDeviceGetTemperature(Device device, int sensor, unsigned* celsius) {
@@ -301,7 +384,8 @@ int nvmlDeviceGetTemperature(Device device, int sensor, unsigned* celsius) {
 #ifndef OMIT_nvmlDeviceGetCurrentClocksEventReasons
 int nvmlDeviceGetCurrentClocksEventReasons(Device device, unsigned long long* bits) {
   ENTER(nvmlDeviceGetCurrentClocksEventReasons);
-  *bits = 4;
+  const Clock* c = clock_at(i, now);
+  *bits = c ? c->reasons : POWER_CAP;
   return 0;
 }
 #endif
@@ -313,5 +397,66 @@ int nvmlDeviceGetCurrentClocksThrottleReasons(Device device, unsigned long long*
 int nvmlDeviceGetMemoryInfo(Device device, unsigned long long* memory) {
   ENTER(nvmlDeviceGetMemoryInfo);
   memory[0] = 80ull << 30, memory[2] = 12ull << 30, memory[1] = memory[0] - memory[2];
+  return 0;
+}
+
+typedef struct {
+  int gpu;
+  int64_t taken_ns;
+} GpmSample;
+typedef struct {
+  unsigned id;
+  int result;
+  double value;
+  char* text[3];
+} GpmMetric;
+typedef struct {
+  unsigned version, count;
+  GpmSample *first, *second;
+  GpmMetric metrics[];
+} GpmMetricsGet;
+
+#ifndef OMIT_nvmlGpmQueryDeviceSupport
+int nvmlGpmQueryDeviceSupport(Device device, unsigned* support) {
+  ENTER(nvmlGpmQueryDeviceSupport);
+  if (support[0] != 1) return 25;
+  support[1] = (unsigned)g_gpus[i].gpm;
+  return 0;
+}
+#endif
+int nvmlGpmSampleAlloc(GpmSample** sample) {
+  *sample = calloc(1, sizeof(GpmSample));
+  return ++g_gpm_samples, 0;
+}
+int nvmlGpmSampleFree(GpmSample* sample) { return free(sample), --g_gpm_samples, 0; }
+int nvmlGpmSampleGet(Device device, GpmSample* sample) {
+  ENTER(nvmlGpmSampleGet);
+  if (g_gpus[i].mig) return 3;
+  sample->gpu = i, sample->taken_ns = now;
+  return 0;
+}
+int nvmlGpmMetricsGet(GpmMetricsGet* get) {
+  const int i = get->first->gpu;
+  const int64_t now = enter(), from = get->first->taken_ns, until = get->second->taken_ns;
+  const int code = failing(i, "nvmlGpmMetricsGet", 0, now);
+  if (code) return code;
+  if (get->version != 1) return 25;
+  const Gpu* g = &g_gpus[i];
+  const double activity = until - from <= 100000000 ? 0.123 :
+      g->high_w == g->low_w ? 1 : fmax(0, (mean_w((unsigned)i, from, until) - g->low_w) / (g->high_w - g->low_w));
+  for (unsigned k = 0; k < get->count; ++k) {
+    GpmMetric* m = &get->metrics[k];
+    m->result = failing(i, "nvmlGpmMetricsGet", (int)m->id, now);
+    switch (m->id) {
+      case 2: m->value = 90 * activity; break;
+      case 5: m->value = 50 * activity; break;
+      case 10: m->value = 40 * activity; break;
+      case 20: m->value = 1000 * activity; break;
+      case 21: m->value = 2000 * activity; break;
+      case 60: m->value = 3000 * activity; break;
+      case 61: m->value = 4000 * activity; break;
+      default: m->result = 3;
+    }
+  }
   return 0;
 }

@@ -68,6 +68,7 @@ def test_the_schedule_is_absolute_jittered_and_drawn_from_the_seed(standin):
 
 
 def test_slow_reads_make_samples_late_and_are_counted(standin):
+    standin.lib.standin_gpm(0, 0)
     standin.lib.standin_call_takes(12_000_000)  # seven calls a sample: 84 ms, more than the period
     data = standin.sample(10.0, period_s=0.05, jitter=0.0)
     late = data["late"]

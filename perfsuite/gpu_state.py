@@ -1,13 +1,11 @@
 """Whether a GPU ran at its own speed while something was timed: SM clock and the reasons why it was lowered, from NVML.
 
-Constants: nvml.h, nvmlClocksEventReasons. Idle and clocks that an application asked for are no reasons to distrust a
-time; power, heat and brakes are.
+Idle and clocks that an application asked for are no reasons to distrust a time; power, heat and brakes are.
 """
 
 from typing import NamedTuple
 
-_REASONS = {0x4: "software power cap", 0x8: "hardware slowdown", 0x20: "software thermal slowdown",
-            0x40: "hardware thermal slowdown", 0x80: "hardware power brake"}  # fmt: skip
+from perfsuite import clock_events
 
 
 class State(NamedTuple):
@@ -32,4 +30,4 @@ def read() -> State:
         bits = pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle)
     except pynvml.NVMLError as error:
         return State(None, (), f"NVML: {error}")
-    return State(clock_hz, tuple(name for bit, name in _REASONS.items() if bits & bit), None)
+    return State(clock_hz, clock_events.names(bits), None)

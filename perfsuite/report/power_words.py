@@ -1,0 +1,50 @@
+"""Energy, clocks and throttling of a run in words that the page and the terminal share."""
+
+from typing import Any
+
+from perfsuite.report.figures import percent, si
+
+
+def with_bound(energy_j: float | None, bound_j: float | None) -> str:
+    """Joules with what is left open: "812 J ± 19.5 J"."""
+    return si(energy_j, "J") + (f" ± {si(bound_j, 'J')}" if bound_j is not None and energy_j is not None else "")
+
+
+def clocks_of(power: dict[str, Any]) -> dict[str, Any]:
+    """What is known of the clocks; where nothing was sampled, the reason that there is no power either."""
+    reason = power["reason"] or "no clocks were recorded"
+    return power.get("clocks") or {"available": False, "reason": reason, "throttled": None}
+
+
+def throttled(power: dict[str, Any]) -> str | None:
+    """What is to be said loudly of a run whose clocks were held back; None for any other."""
+    found = clocks_of(power)
+    if not found["throttled"]:
+        return None
+    share = f" for {percent(found['share'])} of the run" if found["share"] is not None else ""
+    return f"the GPU's clocks were held back by heat or a brake{share}"
+
+
+def lowered(power: dict[str, Any]) -> str:
+    """What lowered the clocks, throttling or not, each with its share of the time; "" for nothing."""
+    reasons = ", ".join(f"{r['name']} {percent(r['share'])}" for r in clocks_of(power).get("reasons") or [])
+    return f"lowered by {reasons}" if reasons else ""
+
+
+def clock_range(power: dict[str, Any]) -> str | None:
+    """The SM clock over the run: "1,965 to 1,980 MHz, median 1,980"."""
+    clock = (power.get("clocks") or {}).get("sm_clock_mhz")
+    if not clock or clock["median"] is None:
+        return None
+    return f"{clock['min']:,.0f} to {clock['max']:,.0f} MHz, median {clock['median']:,.0f}"
+
+
+def per_watt(power: dict[str, Any]) -> str | None:
+    """Work a joule, of all that the sensors saw; None where it is not known."""
+    found = power.get("perf_per_watt") or {}
+    said = []
+    if found.get("samples_per_j") is not None:
+        said.append(f"{si(found['samples_per_j'], 'samples/J')}")
+    if found.get("flops_per_j") is not None:
+        said.append(f"{si(found['flops_per_j'], 'FLOP/J')}")
+    return ", ".join(said) or None
