@@ -473,3 +473,44 @@ def test_the_first_evaluation_is_sampled_whatever_its_step() -> None:
     assert [s["sampled_calls"] for s in rows["aten::neg"]] == [1]  # step 0 of 0 and 1
     assert [s["sampled_calls"] for s in rows["aten::sigmoid"]] == [1]
     assert rows["aten::exp"] == []
+
+
+def test_single_ops_of_the_chosen_steps_nest_and_name_their_threads():
+    x = torch.ones(4, requires_grad=True)
+    recorder = OpRecorder(slice_steps=range(1, 3))
+    recorder.start()
+    for step in range(4):
+        recorder.begin_step(step)
+        torch.nn.functional.linear(x, torch.ones(2, 4)).sum().backward()
+        worker = threading.Thread(target=lambda: torch.zeros(2).add(1))
+        worker.start()
+        worker.join()
+    data = recorder.stop()
+    start, end, name, thread, depth = data["slices"].T
+    names = data["slice_names"]
+    assert [names.count(one) for one in names] == [1] * len(names) and data["dropped_slices"] == 0
+    counted = Counter(names[i] for i in name[thread == 0])
+    assert counted["aten::linear"] == counted["SumBackward0"] == 2
+    workers = {int(number): {names[i] for i in name[thread == number]} for number in set(thread) - {0}}
+    assert len(workers) == 2 and all("aten::add" in ran for ran in workers.values())
+    assert (start <= end).all() and (np.diff(start) >= 0).all()
+    for i in np.flatnonzero(depth > 0):  # inside the op that encloses it
+        outer = (thread == thread[i]) & (depth == depth[i] - 1) & (start <= start[i]) & (end >= end[i])
+        assert outer.sum() == 1
+
+
+def test_single_ops_are_bounded_and_what_is_dropped_is_counted():
+    x = torch.ones(1)
+    recorder = OpRecorder(slice_steps=range(0, 1))
+    recorder.start()
+    recorder.begin_step(0)
+    for _ in range(70_000):
+        torch.sigmoid_(x)
+    first = recorder.stop()
+    assert len(first["slices"]) == first["events"] == 70_000 and first["dropped_slices"] == 0
+    recorder.start()
+    recorder.begin_step(0)
+    for _ in range(201_000):
+        torch.sigmoid_(x)
+    second = recorder.stop()
+    assert (len(second["slices"]), second["dropped_slices"]) == (200_000, 1000)

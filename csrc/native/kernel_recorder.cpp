@@ -23,6 +23,16 @@ struct Observer : LaunchObserver {
   decltype(cupti::Api::push_external_id) push;
   decltype(cupti::Api::pop_external_id) pop;
   std::shared_ptr<ActivitySums> sums;
+  int32_t data_phase = -1;
+  std::vector<int32_t> devices;
+  mutable bool begun = false;  // the account
+
+  void account_from(int64_t t_ns) const {
+    if (begun) return;
+    begun = true;
+    sums->start(t_ns, data_phase);
+    for (const int32_t device : devices) sums->expect_device(device);
+  }
 };
 
 std::atomic<const Observer*> g_current{nullptr};  // of the recording that runs and is not paused
@@ -54,10 +64,15 @@ void phase_changes(int64_t t_ns, int32_t phase) {
   if (const Observer* observer = g_current.load(std::memory_order_acquire)) observer->sums->host().phase(t_ns, phase);
 }
 
+void clock_starts(int64_t t_ns) {
+  if (const Observer* observer = g_current.load(std::memory_order_acquire)) observer->account_from(t_ns);
+}
+
 void observe(const Observer* observer) {
+  static const PhaseObserver phases{clock_starts, phase_changes};
   g_current.store(observer, std::memory_order_release);
   set_launch_observer(observer);
-  set_phase_observer(observer ? phase_changes : nullptr);
+  set_phase_observer(observer ? &phases : nullptr);
 }
 
 // A forked process has no CUPTI thread, and its locks may be held for ever: workers that load data record nothing.
@@ -136,7 +151,7 @@ void KernelRecorder::check(const char* function, cupti::Result code) const {
   if (code != cupti::kSuccess) throw std::runtime_error(library_.why(function, code));
 }
 
-void KernelRecorder::start(int32_t data_phase, const std::vector<int32_t>& devices) {
+void KernelRecorder::start(int32_t data_phase, const std::vector<int32_t>& devices, bool with_clock) {
   if (g_taken.exchange(true)) throw std::runtime_error("a kernel recorder is already running in this process");
   try {
     subscribe();
@@ -160,9 +175,9 @@ void KernelRecorder::start(int32_t data_phase, const std::vector<int32_t>& devic
   observer.push = library_.api.push_external_id;
   observer.pop = library_.api.pop_external_id;
   observer.sums = std::make_shared<ActivitySums>(library_.version, library_.api.next_record, limits);
+  observer.data_phase = data_phase;
+  observer.devices = devices;
   recording_ = std::move(recording);
-  recording_->sums().start(now_ns(), data_phase);
-  for (const int32_t device : devices) recording_->sums().expect_device(device);
   if (const PhaseClock* clock = active_clock()) observer.sums->host().phase(now_ns(), clock->current());
 
   // Not through recording_, which stop() takes while the buffers' thread still runs.
@@ -186,6 +201,7 @@ void KernelRecorder::start(int32_t data_phase, const std::vector<int32_t>& devic
     give_back();
     throw;
   }
+  if (!with_clock) observer.account_from(now_ns());
 }
 
 void KernelRecorder::subscribe() {
@@ -314,6 +330,7 @@ KernelData KernelRecorder::stop(int64_t stop_ns) {
   const auto recording = std::move(recording_);
   KernelData& data = recording->data;
   if (recording->pause_began_ns != 0) recording->paused_ns += now_ns() - recording->pause_began_ns;
+  recording->observer->account_from(stop_ns);  // where no clock has started
   recording->sums().stop(stop_ns);
   observe(nullptr);
   disable();

@@ -46,8 +46,10 @@ class KernelRecorder {
   const CuptiLibrary& library() const { return library_; }
 
   // data_phase: the phase in which the host waits for data; -1: none. devices: accounted even if nothing runs on them.
+  // with_clock: the account begins when a phase clock starts, which is still to come; else now. CUPTI can take a second
+  // to attach, which is nobody's time.
   // Throws std::runtime_error with the reason where it cannot record; everything is then as before.
-  void start(int32_t data_phase, const std::vector<int32_t>& devices);
+  void start(int32_t data_phase, const std::vector<int32_t>& devices, bool with_clock);
   // Nothing is recorded until resume(); the device counts as idle meanwhile.
   void pause();
   void resume();

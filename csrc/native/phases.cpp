@@ -14,7 +14,7 @@ namespace {
 constexpr size_t kTimelineLimit = size_t(1) << 21;
 
 std::atomic<PhaseClock*> g_active{nullptr};
-std::atomic<PhaseObserver> g_phase_observer{nullptr};
+std::atomic<const PhaseObserver*> g_phase_observer{nullptr};
 std::atomic<const LaunchObserver*> g_launch_observer{nullptr};
 
 std::mutex g_names_mutex;
@@ -75,7 +75,10 @@ int64_t PhaseClock::start() {
   timeline_dropped_ = 0;
   in_op_ = false;
   running_ = true;
-  return start_ns_ = mark_ = now_ns();
+  start_ns_ = mark_ = now_ns();
+  if (const PhaseObserver* observer = g_phase_observer.load(std::memory_order_acquire))
+    observer->clock_starts(start_ns_);
+  return start_ns_;
 }
 
 int64_t PhaseClock::stop() {
@@ -103,7 +106,8 @@ void PhaseClock::charge(int64_t t) {
 }
 
 void PhaseClock::note(int64_t t) {
-  if (PhaseObserver observer = g_phase_observer.load(std::memory_order_acquire)) observer(t, current());
+  if (const PhaseObserver* observer = g_phase_observer.load(std::memory_order_acquire))
+    observer->phase_changes(t, current());
   if (timeline_.size() < kTimelineLimit)
     timeline_.push_back({t, current(), int32_t(rows_.size()) - 1});
   else
@@ -159,9 +163,10 @@ std::vector<int64_t> PhaseClock::step_table() const {
   return table;
 }
 
-void set_phase_observer(PhaseObserver observer) { g_phase_observer.store(observer, std::memory_order_release); }
+void set_phase_observer(const PhaseObserver* observer) {
+  g_phase_observer.store(observer, std::memory_order_release);
+}
 const LaunchObserver* launch_observer() { return g_launch_observer.load(std::memory_order_acquire); }
-
 void set_launch_observer(const LaunchObserver* observer) {
   g_launch_observer.store(observer, std::memory_order_release);
 }

@@ -79,9 +79,12 @@ class PhaseClock {
 // The clock that is running in this process, or null.
 PhaseClock* active_clock();
 
-// Told on the clock's thread which phase is innermost from t_ns on (-1: none), at each change. Null: nobody is told.
-using PhaseObserver = void (*)(int64_t t_ns, int32_t phase);
-void set_phase_observer(PhaseObserver observer);
+// Told on the clock's thread when a clock starts, and which phase is innermost from t_ns on (-1: none) at each change.
+struct PhaseObserver {
+  void (*clock_starts)(int64_t t_ns);
+  void (*phase_changes)(int64_t t_ns, int32_t phase);
+};
+void set_phase_observer(const PhaseObserver* observer);  // null: nobody is told
 // Null: no kernel recorder runs.
 void set_launch_observer(const LaunchObserver* observer);
 const LaunchObserver* launch_observer();

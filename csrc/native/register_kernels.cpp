@@ -48,7 +48,8 @@ void register_kernels(py::module_& m) {
                                return py::dict(py::arg("version") = recorder.library().version,
                                                py::arg("path") = recorder.library().path);
                              })
-      .def("start", &KernelRecorder::start, py::arg("data_phase"), py::arg("devices"), Released())
+      .def("start", &KernelRecorder::start, py::arg("data_phase"), py::arg("devices"), py::arg("with_clock"),
+           Released())
       .def("pause", &KernelRecorder::pause, Released())
       .def("resume", &KernelRecorder::resume, Released())
       .def("begin_slices", &KernelRecorder::begin_slices, py::arg("limit"), Released())

@@ -47,6 +47,7 @@ void register_phases(py::module_& m) {
       .def(
           "phase", [](PhaseClock& c, const std::string& name) { return Phase{&c, c.phase_id(name)}; },
           py::arg("name"), py::keep_alive<0, 1>(), "A context manager, reusable, for the phase of this name.")
+      .def_property_readonly("running", [](const PhaseClock& c) { return active_clock() == &c; })
       .def_property_readonly("names", &PhaseClock::names)
       .def_property_readonly("elapsed_ns", &PhaseClock::elapsed_ns)
       .def_property_readonly("start_ns", &PhaseClock::start_ns)

@@ -65,7 +65,10 @@ class KernelRecorder:
         return no(reason) if reason else YES
 
     def start(self) -> None:
-        """Start with empty sums. Raises Unavailable with the reason where it cannot; nothing is changed then."""
+        """Start with empty sums. The account begins when the clock starts; now where there is none or it runs already.
+
+        Raises Unavailable with the reason where it cannot record; nothing is changed then.
+        """
         if self._native is not None:
             raise RuntimeError("the kernel recorder is running already: stop it first")
         availability = self.available()
@@ -74,7 +77,8 @@ class KernelRecorder:
         names = self._phases()
         try:
             native = _native.KernelRecorder(*self._where)
-            native.start(names.index(DATA_PHASE) if DATA_PHASE in names else -1, _devices())
+            data_phase = names.index(DATA_PHASE) if DATA_PHASE in names else -1
+            native.start(data_phase, _devices(), self._clock is not None and not self._clock.running)
         except RuntimeError as error:
             raise Unavailable(str(error)) from None
         self._native, self._start_ns = native, _native.now_ns()

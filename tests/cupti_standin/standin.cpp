@@ -321,6 +321,7 @@ EXPORT Result cuptiActivityRegisterTimestampCallback(uint64_t (*clock)()) {
   if (!s.kinds.empty() || !s.calls.empty()) violate("the clock is changed while something is enabled");
   if (const Result code = scripted("cuptiActivityRegisterTimestampCallback")) return code;
   s.clock = clock;
+  s.device_free_ns = 0;
   return kSuccess;
 }
 EXPORT Result cuptiActivitySetAttribute(int attribute, size_t* bytes, void* value) {

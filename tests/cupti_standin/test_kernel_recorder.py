@@ -237,6 +237,19 @@ def test_buffers_are_used_again_and_few(device):
     assert data["late"] == 0
 
 
+def test_buffers_that_are_not_full_are_asked_for_while_it_runs(device):
+    """A thread that launches little would keep its records to itself until the end, too late for the account."""
+    recorder = device.recorder()
+    recorder.start()
+    device.launch("rare")
+    until_ns = _native.now_ns() + 30 * 10**9
+    while device.count("flushes") == 0 and _native.now_ns() < until_ns:
+        device.launch("more", 10)
+    assert device.count("flushes") > 0
+    device.synchronize()
+    assert recorder.stop()["late"] == 0
+
+
 def test_a_full_pool_is_counted_never_silent(device):
     """More threads than there are buffers: the records of the rest are dropped, and every one of them is counted."""
     recorder = device.recorder()
