@@ -184,7 +184,7 @@ void KernelRecorder::start(int32_t data_phase, const std::vector<int32_t>& devic
   ActivitySums& sums = *observer.sums;
   ActivityBuffers::instance().start({[&sums](uint8_t* buffer, size_t bytes) { sums.consume(buffer, bytes); },
                                      [this, &sums] {
-                                       library_.api.flush_all(0);
+                                       flush(0);
                                        count_dropped(sums);
                                      },
                                      library_.version >= cupti::kRefusesBuffers});
@@ -195,7 +195,7 @@ void KernelRecorder::start(int32_t data_phase, const std::vector<int32_t>& devic
   } catch (...) {
     observe(nullptr);
     disable();
-    library_.api.flush_all(cupti::kFlushForced);
+    flush(cupti::kFlushForced);
     ActivityBuffers::instance().stop();
     recording_.reset();
     give_back();
@@ -290,6 +290,11 @@ void KernelRecorder::give_back() {
   g_taken = false;
 }
 
+cupti::Result KernelRecorder::flush(uint32_t flag) {
+  std::lock_guard<std::mutex> lock(flush_mutex_);
+  return library_.api.flush_all(flag);
+}
+
 void KernelRecorder::count_dropped(ActivitySums& sums) {
   size_t dropped = 0;
   if (library_.api.num_dropped(nullptr, 0, &dropped) == cupti::kSuccess && dropped > 0) sums.dropped(dropped);
@@ -334,7 +339,7 @@ KernelData KernelRecorder::stop(int64_t stop_ns) {
   recording->sums().stop(stop_ns);
   observe(nullptr);
   disable();
-  const cupti::Result flushed = library_.api.flush_all(cupti::kFlushForced);
+  const cupti::Result flushed = flush(cupti::kFlushForced);
   if (flushed != cupti::kSuccess)
     data.notes.push_back("records may be missing: " + library_.why("cuptiActivityFlushAll", flushed));
   ActivityBuffers& buffers = ActivityBuffers::instance();

@@ -11,7 +11,8 @@
 //
 // CUPTI has one client at a time: the recorder holds its subscription while it runs, so that another client
 // (torch.profiler, Nsight Systems, Proton) is seen, and sees us. Activity callbacks alone would be replaced without a
-// word. torch.profiler keeps the subscription after its first use with CUDA.
+// word. torch.profiler keeps the subscription after its first use with CUDA. CUPTI does not tell which kinds are
+// enabled: only what start() enabled is disabled, and a client that takes no subscription is not seen.
 //
 // stop() disables what start() enabled and gives the subscription back, but CUPTI stays loaded and attached:
 // cuptiFinalize is safe only inside the exit callback of a CUDA call, races with other threads that use CUPTI, and
@@ -20,6 +21,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -66,11 +68,13 @@ class KernelRecorder {
   void disable();
   void enable_calls();
   void give_back();
+  cupti::Result flush(uint32_t flag);
   void count_dropped(ActivitySums& sums);
   void note(const std::string& text);
   void check(const char* function, cupti::Result code) const;
 
   CuptiLibrary library_;
+  std::mutex flush_mutex_;  // the buffers' thread flushes, and so does stop()
   cupti::Subscriber subscriber_ = nullptr;
   std::vector<uint32_t> kinds_;                             // enabled by us
   std::vector<std::pair<int, uint32_t>> calls_;        // (domain, callback id), enabled by us
