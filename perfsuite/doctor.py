@@ -26,7 +26,7 @@ def examine() -> list[dict[str, Any]]:
         ("torch", "workloads, ops"),
         ("triton", "Triton implementations"),
         ("plotly", "report.html"),
-        ("py_spy", "host stacks"),
+        ("perfetto", "trace.perfetto-trace"),
         ("mlperf_logging", "official checks of logs"),
     ):
         add("packages", package, _package(package), purpose)
@@ -42,16 +42,21 @@ def examine() -> list[dict[str, Any]]:
     add("instruments", "phase clock", YES)
     if importlib.util.find_spec("torch"):
         from perfsuite.instruments.allocator import AllocatorAccount
+        from perfsuite.instruments.gpu_memory import MemoryAccount
         from perfsuite.instruments.kernels import KernelRecorder
         from perfsuite.instruments.ops import OpRecorder
 
         add("instruments", "op recorder", OpRecorder.available())
         add("instruments", "allocator account", AllocatorAccount.available())
         add("instruments", "kernel recorder", KernelRecorder().available())
+        add("instruments", "memory account", MemoryAccount.available())
     else:
         add("instruments", "op recorder", no("torch is not installed"))
     for name, availability in Sampler().sources().items():
         add("instruments", f"sampler: {name}", availability)
+    from perfsuite.instruments.counters import CounterTimeline
+
+    add("instruments", "counter timeline", CounterTimeline().available())
     add("instruments", "host stacks", HostStacks().available())
     if importlib.util.find_spec("torch"):
         from perfsuite.kernels import contract
