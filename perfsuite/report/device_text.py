@@ -29,7 +29,7 @@ def _device(device: dict[str, Any]) -> Text:
 
     causes, phases, times = idle.by_phase(device)
     by_cause = [(cause, sum(times.get((cause, phase), 0.0) for phase in phases)) for cause in causes]
-    split = ", ".join(f"{cause} {share(t)}" for cause, t in sorted(by_cause, key=lambda row: -row[1]))
+    split = ", ".join(f"{idle.cause_name(cause)} {share(t)}" for cause, t in sorted(by_cause, key=lambda row: -row[1]))
     text = Text(f"busy {share(device['busy_s'])} of {seconds(clock)}", style="bold")
     text.append(f", idle {share(device['idle_s'])}" + (f" ({split})" if split else ""), style="not bold")
     return text.append(f", residual {percent(device['residual_share'])}", style="not bold dim")
@@ -82,7 +82,7 @@ def idle_table(device: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("phase of the host", overflow="fold")
     for cause in (*causes, "all"):
-        table.add_column(f"{cause} s", justify="right", no_wrap=True)
+        table.add_column(f"{idle.cause_name(cause)} s", justify="right", no_wrap=True)
     for phase in phases:
         found = [times.get((cause, phase), 0.0) for cause in causes]
         table.add_row(Text(phase), *(figures.in_seconds(t, clock) for t in (*found, sum(found))))
