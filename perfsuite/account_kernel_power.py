@@ -56,27 +56,36 @@ def kernel_power(
     }  # fmt: skip
 
 
+def _row(power: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    """What is known of a kernel; None where its energy is not, or it had no time."""
+    rows = {row["name"]: row for row in power.get("kernels") or []}
+    row = rows.get(name) or rows.get(OTHERS)
+    return row if row is not None and row["time_s"] else None
+
+
 def row_joules(power: Mapping[str, Any], name: str, share_s: float) -> tuple[float | None, float | None]:
     """Joules and bound of a ledger's row: `share_s` seconds (overlap shared) of the kernel `name`.
 
     All rows of one kernel get its one power: what its calls at different sites draw is not told apart. (None, None)
     where the energy was not split, or the kernel had no time when it was.
     """
-    rows = {row["name"]: row for row in power.get("kernels") or []}
-    row = rows.get(name) or rows.get(OTHERS)
-    if row is None or not row["time_s"]:
+    row = _row(power, name)
+    if row is None:
         return None, None
     return row["energy_j"] * share_s / row["time_s"], row["bound_j"] * share_s / row["time_s"]
 
 
 def add_joules(lines: Sequence[dict[str, Any]], pass_: Mapping[str, Any], power: Mapping[str, Any]) -> None:
-    """`joules` and `bound_j` of the ledger's lines by kernel, where they ran on the GPU whose energy was split."""
+    """Of the ledger's lines by kernel, where they ran on the GPU whose energy was split: `joules`, `bound_j`, and
+    `told_apart`: whether the kernel's joules are known to be its own."""
     if not power["kernels_available"]:
         return
     device = pass_["kernels"]["power"]["device"]
     for line in lines:
         if line["device"] == device:
             line["joules"], line["bound_j"] = row_joules(power, line["name"], line["share_s"])
+            row = _row(power, line["name"])
+            line["told_apart"] = row and row["told_apart"]
 
 
 def unavailable(reason: str) -> dict[str, Any]:

@@ -8,10 +8,12 @@ from rich.text import Text
 
 from perfsuite.report import figures, idle, kernels, names
 from perfsuite.report.figures import count, percent, seconds, si
+from perfsuite.report.power_words import of_kernel
 
 TOP_KERNELS = 10
-_COLUMNS = {"phase": 10, "time": 7, "share": 6, "limit": 14, "joules": 7}
-"""Width of each. A limit is what bounds the kernel and how near it is to that, else the bytes/s that it moves."""
+_COLUMNS = {"phase": 10, "time": 7, "share": 6, "limit": 14, "joules": 8}
+"""Width of each. A limit is what bounds the kernel and how near it is to that, else the bytes/s that it moves.
+Joules after "~" may be another kernel's."""
 
 
 def devices(ledger: dict[str, Any]) -> list[tuple[str, Text]]:
@@ -64,8 +66,12 @@ def _kernel(row: dict[str, Any], name_width: int, op_width: int) -> list[Text | 
     return [
         Text(names.kernel(row["name"], name_width)), Text(names.middle(op, op_width)),
         Text(row["phase"] or figures.UNKNOWN), seconds(row["time_s"]), percent(row["share_of_clock"]),
-        Text(_limit(row)), si(row["joules"], "J"),
+        Text(_limit(row)), _joules(row),
     ]  # fmt: skip
+
+
+def _joules(row: dict[str, Any]) -> str:
+    return of_kernel(row["joules"], None, row["told_apart"])
 
 
 def _limit(row: dict[str, Any]) -> str:

@@ -13,9 +13,9 @@ from perfsuite.report.power_words import (
     clock_range,
     clocks_of,
     gpm_means,
+    of_kernel,
     per_watt,
     throttled,
-    with_bound,
 )
 
 TOP_KERNELS = 15
@@ -60,7 +60,7 @@ def _work(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def _method(found: dict[str, Any]) -> list[Markup]:
-    said = f"Energy by {by_method(found['method'])}." if found["method"] else ""
+    said = f"Measured by {by_method(found['method'])}." if found["method"] else ""
     if found.get("above_idle_j") is not None:
         said += f" Idle is a GPU with nothing to do before the clock starts, by {by_method(found['idle_source'])}."
     elif found.get("above_idle_reason"):
@@ -102,25 +102,26 @@ def _kernels(account: dict[str, Any]) -> list[Markup]:
     if len(rows) > TOP_KERNELS:
         shown.append([f"{len(rows) - TOP_KERNELS} more", *_summed(rows[TOP_KERNELS:], total_j), "", ""])
     shown.append(_kernel("no kernel running", rest, total_j))
+    shown.append(["the GPU", *_summed([*rows, rest], total_j), "", ""])
     columns = [("kernel, copy or fill", False), ("time", True), ("energy", True), ("of the GPU's", True), ("", False),
                ("mean power", True), ("told apart", False)]  # fmt: skip
     said = (
         f"By kernel, from what ran in each of {found['kernels_windows']} short windows of the sensor. The model leaves "
         f"{percent(found['kernels_unexplained_share'])} of a window's energy unexplained. Kernels that take turns in "
-        "the same proportion all the time are not told apart: only what they drew together is known."
+        "the same proportion all the time are not told apart: each may have drawn anything between the limits given."
     )
     notes = [tag("li", note) for note in found["kernels_notes"]]
     about = [folded(f"About the split ({len(notes)})", tag("ul", join(notes)))] if notes else []
-    return [paragraph(said), table(columns, shown), *about]
+    return [paragraph(said), table(columns, shown, class_="sum"), *about]
 
 
 def _kernel(name: object, row: dict[str, Any], total_j: float) -> list[object]:
     share = row["energy_j"] / total_j if total_j else None
     limits = f"no: {si(row['low_j'], 'J')} to {si(row['high_j'], 'J')}"
     return [
-        name, seconds(row["time_s"]), with_bound(row["energy_j"], row["bound_j"]), percent(share),
+        name, seconds(row["time_s"]), of_kernel(row["energy_j"], row["bound_j"], row["told_apart"]), percent(share),
         bar(share, "var(--hue-2)"), number(row["mean_w"], si(row["mean_w"], "W"), "it took no time"),
-        "yes" if row["told_apart"] else tag("div", limits, class_="note"),
+        "yes" if row["told_apart"] else limits,
     ]  # fmt: skip
 
 

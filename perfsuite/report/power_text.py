@@ -41,7 +41,7 @@ def by_kernel(found: dict[str, Any]) -> Text:
 
 
 def _joules(row: dict[str, Any]) -> str:
-    return with_bound(row["energy_j"], row["bound_j"])
+    return power_words.of_kernel(row["energy_j"], row["bound_j"], row["told_apart"])
 
 
 def monitor(found: dict[str, Any]) -> Text:

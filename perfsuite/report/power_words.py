@@ -38,6 +38,11 @@ def _gpm_mean(key: str, value: float) -> str:
     return f"{name} {percent(value) if key.endswith('_share') else si(value, 'B/s')}"
 
 
+def of_kernel(energy_j: float | None, bound_j: float | None, told_apart: bool | None) -> str:
+    """Joules of a kernel: with what is left open, or as "~812 J" where they may be another's."""
+    return with_bound(energy_j, bound_j) if told_apart is not False else f"~{si(energy_j, 'J')}"
+
+
 def clocks_of(power: dict[str, Any]) -> dict[str, Any]:
     """What is known of the clocks; where nothing was sampled, the reason that there is no power either."""
     reason = power["reason"] or "no clocks were recorded"
