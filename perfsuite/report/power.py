@@ -98,17 +98,18 @@ def _kernels(account: dict[str, Any]) -> list[Markup]:
         return [paragraph(f"Energy was not split by kernel: {found['kernels_reason']}.", "absent")]
     rows, rest = by_kernel(found), found["no_kernel"]
     total_j = sum(row["energy_j"] for row in found["kernels"]) + rest["energy_j"]
+    blank = [""] * 5  # of rows that stand for several
     shown = [_kernel(kernels.name(row["name"], width=40), row, total_j) for row in rows[:TOP_KERNELS]]
     if len(rows) > TOP_KERNELS:
-        shown.append([f"{len(rows) - TOP_KERNELS} more", *_summed(rows[TOP_KERNELS:], total_j), "", ""])
+        shown.append([f"{len(rows) - TOP_KERNELS} more", *_summed(rows[TOP_KERNELS:], total_j), *blank])
     shown.append(_kernel("no kernel running", rest, total_j))
-    shown.append(["the GPU", *_summed([*rows, rest], total_j), "", ""])
+    shown.append(["the GPU", *_summed([*rows, rest], total_j), *blank])
     columns = [("kernel, copy or fill", False), ("time", True), ("energy", True), ("of the GPU's", True), ("", False),
-               ("mean power", True), ("told apart", False)]  # fmt: skip
+               ("mean power", True), ("told apart", False), ("at least", True), ("at most", True)]  # fmt: skip
     said = (
         f"By kernel, from what ran in each of {found['kernels_windows']} short windows of the sensor. The model leaves "
         f"{percent(found['kernels_unexplained_share'])} of a window's energy unexplained. Kernels that take turns in "
-        "the same proportion all the time are not told apart: each may have drawn anything between the limits given."
+        "the same proportion all the time are not told apart (~): each may have drawn anything between its limits."
     )
     notes = [tag("li", note) for note in found["kernels_notes"]]
     about = [folded(f"About the split ({len(notes)})", tag("ul", join(notes)))] if notes else []
@@ -117,18 +118,17 @@ def _kernels(account: dict[str, Any]) -> list[Markup]:
 
 def _kernel(name: object, row: dict[str, Any], total_j: float) -> list[object]:
     share = row["energy_j"] / total_j if total_j else None
-    limits = f"no: {si(row['low_j'], 'J')} to {si(row['high_j'], 'J')}"
     return [
         name, seconds(row["time_s"]), of_kernel(row["energy_j"], row["bound_j"], row["told_apart"]), percent(share),
         bar(share, "var(--hue-2)"), number(row["mean_w"], si(row["mean_w"], "W"), "it took no time"),
-        "yes" if row["told_apart"] else limits,
+        "yes" if row["told_apart"] else "no", si(row["low_j"], "J"), si(row["high_j"], "J"),
     ]  # fmt: skip
 
 
 def _summed(rows: list[dict[str, Any]], total_j: float) -> list[object]:
     joules = sum(row["energy_j"] for row in rows)
     share = joules / total_j if total_j else None
-    return [seconds(sum(row["time_s"] for row in rows)), si(joules, "J"), percent(share), bar(share, "var(--hue-2)")]
+    return [seconds(sum(row["time_s"] for row in rows)), si(joules, "J"), percent(share)]
 
 
 def _gpm(found: dict[str, Any]) -> list[Markup]:
