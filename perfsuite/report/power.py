@@ -98,13 +98,13 @@ def _kernels(account: dict[str, Any]) -> list[Markup]:
         return [paragraph(f"Energy was not split by kernel: {found['kernels_reason']}.", "absent")]
     rows, rest = by_kernel(found), found["no_kernel"]
     total_j = sum(row["energy_j"] for row in found["kernels"]) + rest["energy_j"]
-    blank = [""] * 5  # of rows that stand for several
+    blank = [""] * 4  # of rows that stand for several
     shown = [_kernel(kernels.name(row["name"], width=40), row, total_j) for row in rows[:TOP_KERNELS]]
     if len(rows) > TOP_KERNELS:
         shown.append([f"{len(rows) - TOP_KERNELS} more", *_summed(rows[TOP_KERNELS:], total_j), *blank])
     shown.append(_kernel("no kernel running", rest, total_j))
     shown.append(["the GPU", *_summed([*rows, rest], total_j), *blank])
-    columns = [("kernel, copy or fill", False), ("time", True), ("energy", True), ("of the GPU's", True), ("", False),
+    columns = [("kernel, copy or fill", False), ("time", True), ("energy", True), ("of the GPU's", True),
                ("mean power", True), ("told apart", False), ("at least", True), ("at most", True)]  # fmt: skip
     said = (
         f"By kernel, from what ran in each of {found['kernels_windows']} short windows of the sensor. The model leaves "
@@ -120,7 +120,7 @@ def _kernel(name: object, row: dict[str, Any], total_j: float) -> list[object]:
     share = row["energy_j"] / total_j if total_j else None
     return [
         name, seconds(row["time_s"]), of_kernel(row["energy_j"], row["bound_j"], row["told_apart"]), percent(share),
-        bar(share, "var(--hue-2)"), number(row["mean_w"], si(row["mean_w"], "W"), "it took no time"),
+        number(row["mean_w"], si(row["mean_w"], "W"), "it took no time"),
         "yes" if row["told_apart"] else "no", si(row["low_j"], "J"), si(row["high_j"], "J"),
     ]  # fmt: skip
 
