@@ -132,6 +132,12 @@ def _check_records(kernels: Mapping[str, Any], clock_ns: int, check: Any, notes:
     if kernels["late"]:
         notes.append(f"{kernels['late']} kernel records came after their time was accounted for: "
                      f"{kernels['late_ns'] / 1e9:.6f} s of device time stand as idle")  # fmt: skip
+    idle = [part for device in kernels["devices"] for part in device["idle"]]
+    unknown_ns = sum(part["time_ns"] for part in idle if part["cause"] == "unknown")
+    if unknown_ns:
+        share = unknown_ns / sum(part["time_ns"] for part in idle)
+        notes.append(f"{100 * share:.1f} % of the idle time has no known cause: the call that launched the work after "
+                     "it was not seen, or what the host did is forgotten")  # fmt: skip
     if kernels["unknown"]:
         notes.append(f"{kernels['unknown']} activity records of a kind that is not known were left out")
     launched = sum(row["share_ns"] for row in kernels["rows"])

@@ -95,8 +95,7 @@ def _line(row: Mapping[str, Any], sites: Sequence[Mapping[str, Any]], clock_ns: 
         "counters": values or None, "bound": placed.bound, "level": placed.level,
         "share_of_ceiling": placed.least_s / time_s if placed.least_s is not None and time_s else None,
         "ceiling_spread": placed.spread,
-        # Energy by kernel is apart: see `power.kernels_reason`.
-        "joules": None, "bound_j": None,
+        "joules": None, "bound_j": None, "told_apart": None,  # account_kernel_power.add_joules()
         **{key: row.get(key) for key in ("grid", "block", "registers", "shared_bytes")},
     }  # fmt: skip
 

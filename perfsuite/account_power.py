@@ -7,6 +7,7 @@ import numpy as np
 
 from perfsuite.account_blocks import why_not
 from perfsuite.account_kernel_power import kernel_power
+from perfsuite.account_kernel_power import unavailable as no_kernels
 from perfsuite.account_phases import Arrays, Span
 from perfsuite.clock_events import REASONS, THROTTLED_SHARE, clocks
 from perfsuite.energy import energy_by_phase, phase_spans
@@ -27,14 +28,7 @@ def power(
     """
     sampler, stop_ns = pass_.get("sampler"), span.start_ns + span.clock_ns
     if not sampler or "sampler_t_ns" not in arrays or span.clock_ns <= 0:
-        reason = why_not(pass_, "sampler", "no sampler ran in this pass")
-        none = {"available": False, "reason": reason}
-        return none | dict.fromkeys(_FIGURES) | {
-            "phases": [], "idle_reason": reason, "above_idle_reason": reason, "gpm": none | {"devices": []},
-            "kernels_available": False, "kernels_reason": reason, "kernels": [], "no_kernel": None,
-            "clocks": none | {"throttled": None, "share": None, "reasons": [], "sm_clock_mhz": None},
-            "perf_per_watt": per_joule(None, reason, None, None),
-        }  # fmt: skip
+        return unavailable(why_not(pass_, "sampler", "no sampler ran in this pass"))
     names = [phase["name"] for phase in pass_["phases"]]
     end_ns = pass_["start_ns"] + pass_["clock_ns"]
     spans = phase_spans(np.asarray(arrays["timeline"]), names, end_ns) if "timeline" in arrays else {}
@@ -53,6 +47,16 @@ def power(
         "clocks": clocks(samples, span.start_ns, stop_ns),
         "perf_per_watt": per_joule(energy["energy_j"], energy["reason"], _samples(pass_, span), model_flops_per_sample),
     }
+
+
+def unavailable(reason: str) -> dict[str, Any]:
+    """The power block where nothing was sampled."""
+    none = {"available": False, "reason": reason}
+    return none | dict.fromkeys(_FIGURES) | no_kernels(reason) | {
+        "phases": [], "idle_reason": reason, "above_idle_reason": reason, "gpm": none | {"devices": []},
+        "clocks": none | {"throttled": None, "share": None, "reasons": [], "sm_clock_mhz": None},
+        "perf_per_watt": per_joule(None, reason, None, None),
+    }  # fmt: skip
 
 
 def per_joule(

@@ -81,7 +81,7 @@ def phase_spans(timeline: np.ndarray, names: Sequence[str], end_ns: int) -> dict
     timeline: int64 (events, 3): ns, index into `names` of the phase that is innermost from then on (-1: none), step.
     """
     begin = timeline[:, 0]
-    end = np.append(begin[1:], end_ns)
+    end = np.append(begin[1:], end_ns)[: len(begin)]  # no event, no interval
     rows = np.stack([begin, end], axis=1)
     return {name: rows[(timeline[:, 1] == i) & (end > begin)] for i, name in enumerate(names)}
 

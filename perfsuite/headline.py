@@ -71,7 +71,7 @@ def _host_lines(span: Span, groups: Mapping[tuple[str, str], Sequence[Mapping[st
 
 
 _CAUSES = {"launch": "a launch on its way", "sync": "the host waiting for it", "data": "waiting for data",
-           "ops": "the host inside ops", "python": "Python", "unknown": "nobody knows why"}  # fmt: skip
+           "ops": "the host inside ops", "python": "Python", "unknown": "of unknown cause"}  # fmt: skip
 
 
 def _device_lines(device: Mapping[str, Any], kernels: Sequence[Mapping[str, Any]]) -> Lines:

@@ -12,6 +12,7 @@ from perfsuite import account_power
 from perfsuite.account_checks import checks, residuals
 from perfsuite.account_counters import counters_block
 from perfsuite.account_device import device_block, device_checks, unavailable_reason
+from perfsuite.account_kernel_power import add_joules
 from perfsuite.account_kernels import device_times, kernel_lines
 from perfsuite.account_memory import gpu_memory_block
 from perfsuite.account_mfu import mfu_block
@@ -51,7 +52,7 @@ def account(
         reason = "no pass of this record has finished: run it again or resume it"
         return out | {
             "headline": {"answer": answer(record, score, score_reason, None), "limits": None},
-            "ledger": None, "memory": None, "power": {"available": False, "reason": reason}, "mfu": None,
+            "ledger": None, "memory": None, "power": account_power.unavailable(reason), "mfu": None,
             "host": blocks.host(passes),
             "overhead": None, "instruments": [], "series": None, "notes": [reason],
         }  # fmt: skip
@@ -72,9 +73,8 @@ def account(
         device_found, device_notes = device_checks(pass_, span, replay)
         found, check_notes = found + device_found, check_notes + device_notes
     mfu = mfu_block(pass_, passes, span, ops, kernels, roofs, no_roofs)
-    # Until energy is attributed to kernels, whose lines have `joules` and `bound_j`.
-    power = {"kernels_available": False, "kernels_reason": "energy is not attributed to kernels"}
-    power |= account_power.power(pass_, pass_arrays, span, mfu["model_flops_per_sample"])
+    power = account_power.power(pass_, pass_arrays, span, mfu["model_flops_per_sample"])
+    add_joules(kernels, pass_, power)
     found += account_power.throttle_checks(power)
     notes = op_notes(ops, pass_.get("compiled_regions") or 0) + check_notes
     if pass_.get("ops") is None:

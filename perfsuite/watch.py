@@ -216,7 +216,8 @@ class Watch:
             self._data["ops"] = ops
         kernels = recorded.get("kernel recorder")
         if kernels is not None:
-            self._arrays["kernel_slices"] = kernels.pop("slices")
+            for name in ("slices", "launch_ns", "power_edges_ns", "power_busy"):
+                self._arrays[f"kernel_{name}"] = kernels.pop(name)
             self._data["kernels"] = kernels
         counters = recorded.get("counter timeline")
         if counters is not None:

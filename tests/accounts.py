@@ -243,7 +243,7 @@ def unfinished() -> dict[str, Any]:
     reason = "no pass of this record has finished: run it again or resume it"
     made["headline"] = {"answer": f"no time to 2.4 nats per byte: {reason}", "limits": None}
     made |= {"score": None, "score_reason": reason, "ledger": None, "memory": None, "overhead": None, "series": None,
-             "power": {"available": False, "reason": reason}, "instruments": [], "notes": [reason]}  # fmt: skip
+             "power": _no_power(reason), "instruments": [], "notes": [reason]}  # fmt: skip
     return made
 
 
@@ -279,12 +279,13 @@ def _no_device() -> dict[str, Any]:
 
 
 def _no_power(reason: str) -> dict[str, Any]:
-    figures = ("energy_j", "bound_j", "mean_w", "method", "idle_w", "idle_source", "above_idle_j",
+    figures = ("energy_j", "bound_j", "mean_w", "method", "idle_w", "idle_bound_w", "idle_source", "above_idle_j",
                "above_idle_bound_j")  # fmt: skip
     clocks = {"throttled": None, "share": None, "reasons": [], "sm_clock_mhz": None}
     return {
         "available": False, "reason": reason, **dict.fromkeys(figures), "phases": [],
-        "kernels_available": False, "kernels_reason": NO_GPU,
+        "kernels_available": False, "kernels_reason": NO_GPU, "kernels": [], "no_kernel": None, "kernels_windows": 0,
+        "kernels_unexplained_share": None, "kernels_notes": [], "idle_reason": reason,
         "above_idle_reason": reason, "gpm": {"available": False, "reason": NO_GPU, "devices": []},
         "clocks": {"available": False, "reason": NO_GPU, **clocks},
         "perf_per_watt": {"samples_per_j": None, "flops_per_j": None, "reason": reason},

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from gpu_schedule import BATCH, NUM_STEPS, PHASES, Schedule, Slice, T, W
+from gpu_schedule import BATCH, IDLE_W, NUM_STEPS, PHASES, Schedule, Slice, T, W
 
 EPOCH_NS = 7_000_000_000_000
 EVERY = 16
@@ -17,7 +17,11 @@ SHOWN_STEPS = range(40, 43)
 """Steps of which the slices are kept."""
 INTERVAL_NS = 1_000_000
 DROPPED_SAMPLES = 1
-IDLE_W, BUSY_W = 92.0, 560.0
+UUID = "GPU-5e1f0c2a-0000-4000-8000-000000000001"
+NAMED = 12
+"""Kernels, copies and fills whose time is kept by interval; the others are summed."""
+RENEWED_NS = 20_000_000
+"""The sensors' values."""
 COLUMNS = (  # canonical name, CUPTI's name, unit
     ("dram_read_bytes", "dram__bytes_read.sum", "B"),
     ("dram_write_bytes", "dram__bytes_write.sum", "B"),
@@ -220,8 +224,11 @@ def ledger_pass() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     }
     share, gaps = s.shares()
     sampler, sampled = sampler_columns(s, share)
-    kernels, slices = kernel_rows(s, share, gaps)
-    made = _pass(s, "ledger", 0, ops, sampler=sampler, kernels=kernels, gpu_memory=gpu_memory(s))
+    kernels, kernel_arrays = kernel_rows(s, share, gaps)
+    quiet = {"idle_w": IDLE_W, "idle_bound_w": 0.6}
+    idle = quiet | {"idle_source": "counter", "idle_s": 5.0, "reason": None}
+    idle["sources"] = [{"source": "gpu0", "method": "counter"} | quiet]
+    made = _pass(s, "ledger", 0, ops, sampler=sampler, kernels=kernels, gpu_memory=gpu_memory(s), idle=idle)
     made["instruments"] += [
         {"name": name, "available": True, "reason": None} for name in ("op recorder", "kernel recorder", "sampler: gpu")
     ]
@@ -235,10 +242,7 @@ def ledger_pass() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     op_slices = [
         (b, e, names.index(op.name), int(op.thread == "other"), 0) for b, e, op, _, _ in s.op_calls if first <= b < stop
     ]
-    return made, clock_arrays(s) | sampled | marks | {
-        "kernel_slices": slices,
-        "op_slices": np.array(op_slices, np.int64),
-    }
+    return made, clock_arrays(s) | sampled | marks | kernel_arrays | {"op_slices": np.array(op_slices, np.int64)}
 
 
 def op_costs(s: Schedule) -> list[dict[str, Any]]:
@@ -310,15 +314,18 @@ def site_of(x: Slice, sites: list[dict[str, Any]]) -> int | None:
     return sites.index(site)
 
 
-def kernel_rows(s: Schedule, share: list[int], gaps: list[tuple[int, int]]) -> tuple[dict[str, Any], np.ndarray]:
-    """pass["kernels"] and the slices of the steps shown."""
+def kernel_rows(
+    s: Schedule, share: list[int], gaps: list[tuple[int, int]]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """pass["kernels"] and its arrays: the slices of the steps shown, and busy time by interval."""
     sites: list[dict[str, Any]] = []
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-    slices = []
+    slices, launches = [], []
     first, stop = s.step_starts[SHOWN_STEPS.start], s.step_starts[SHOWN_STEPS.stop]
     for x, share_ns in zip(s.slices, share, strict=True):
         k, site, ns = x.kernel, site_of(x, sites), x.end_ns - x.start_ns
-        key = (k.name, k.kind, k.copy, site, x.phase, k.graph)
+        phase = x.phase if x.seen else ""
+        key = (k.name, k.kind, k.copy, site, phase, k.graph)
         is_kernel = k.kind == "kernel"
         row = rows.setdefault(
             key,
@@ -327,7 +334,7 @@ def kernel_rows(s: Schedule, share: list[int], gaps: list[tuple[int, int]]) -> t
                 "kind": k.kind,
                 "copy": k.copy and {"direction": k.copy[0], "pinned": k.copy[1]},
                 "site": site,
-                "phase": x.phase,
+                "phase": phase,
                 "device": 0,
                 "graph": k.graph,
                 "calls": 0,
@@ -353,9 +360,15 @@ def kernel_rows(s: Schedule, share: list[int], gaps: list[tuple[int, int]]) -> t
             row["bytes"] += k.copy_bytes
         if first <= x.start_ns < stop:
             slices.append((x.start_ns, x.end_ns, list(rows).index(key), 0, k.stream, x.correlation))
+            launches.append(x.launch_ns if x.seen else -1)
     busy = defaultdict(int)
     for x, share_ns in zip(s.slices, share, strict=True):
-        busy[x.phase] += share_ns
+        busy[x.phase if x.seen else ""] += share_ns
+    times: defaultdict[str, int] = defaultdict(int)
+    for row in rows.values():
+        times[row["name"]] += row["share_ns"]
+    names = sorted(times, key=lambda name: -times[name])[:NAMED]
+    edges_ns, by_interval = s.busy(names)
     idle = sum(b - a for a, b in gaps)
     bounds = [1_000 * 10**i for i in range(5)]
     histogram = [{"up_to_ns": up, "count": 0, "time_ns": 0} for up in [*bounds, None]]
@@ -386,7 +399,13 @@ def kernel_rows(s: Schedule, share: list[int], gaps: list[tuple[int, int]]) -> t
         "records": len(s.slices) + len(s.syncs),
         "cupti": {"version": 130001, "path": "libcupti.so.13"},
         "notes": [],
-    }, np.array(slices, np.int64)
+        "power": {"device": 0, "uuid": UUID, "names": names, "reason": None},
+    }, {
+        "kernel_slices": np.array(slices, np.int64),
+        "kernel_launch_ns": np.array(launches, np.int64),
+        "kernel_power_edges_ns": edges_ns,
+        "kernel_power_busy": by_interval,
+    }
 
 
 def gpu_memory(s: Schedule) -> dict[str, Any]:
@@ -420,20 +439,27 @@ def gpu_memory(s: Schedule) -> dict[str, Any]:
 
 
 def sampler_columns(s: Schedule, share: list[int]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The sampler's GPU columns: IDLE_W idle and BUSY_W busy, a counter renewed every 20 ms, one capped stretch."""
-    t_ns = np.arange(s.start_ns - 60_000_000, s.end_ns + 60_000_000, 20_000_000, dtype=np.int64)
-    t_ns[1:-1] += np.random.default_rng(0).integers(-5_000_000, 5_000_000, len(t_ns) - 2)
+    """The sampler's GPU columns: what the kernels draw, as sensors renewed every 20 ms show it, one capped stretch."""
+    t_ns = np.arange(s.start_ns - 60_000_000, s.end_ns + 60_000_000, 5_000_000, dtype=np.int64)
+    t_ns[1:-1] += np.random.default_rng(0).integers(-1_000_000, 1_000_000, len(t_ns) - 2)
     ends = np.array([x.end_ns for x in s.slices])
     order = np.argsort(ends)
     done = np.concatenate([[0], np.cumsum(np.array(share)[order])])
     busy_ns = done[np.searchsorted(ends[order], t_ns, side="right")]
-    energy = 1000.0 + IDLE_W * (t_ns - t_ns[0]) / 1e9 + (BUSY_W - IDLE_W) * busy_ns / 1e9
-    window = np.diff(t_ns, prepend=t_ns[0] - 20_000_000)
+    renewed = t_ns - (t_ns - s.start_ns + 7_000_000) % RENEWED_NS
+    at_ns, drawn = s.joules()
+
+    def energy_j(when: np.ndarray) -> np.ndarray:
+        outside = np.minimum(when - s.start_ns, 0) + np.maximum(when - s.end_ns, 0)
+        return 1000.0 + np.interp(when, at_ns, drawn) + IDLE_W * outside / 1e9
+
+    energy = energy_j(renewed)
+    window = np.diff(t_ns, prepend=t_ns[0] - 5_000_000)
     active = np.clip(np.diff(busy_ns, prepend=0) / window, 0, 1)
     capped = (t_ns > s.step_starts[60]) & (t_ns < s.step_starts[66])
     table = {
         "rss_bytes": ("B", np.full(len(t_ns), 3.0e9)),
-        "gpu0_power_instant_w": ("W", IDLE_W + (BUSY_W - IDLE_W) * active),
+        "gpu0_power_instant_w": ("W", (energy - energy_j(renewed - RENEWED_NS)) / RENEWED_NS * 1e9),
         "gpu0_energy_j": ("J", energy),
         "gpu0_clock_sm_mhz": ("MHz", np.where(capped, 1650.0, 1980.0)),
         "gpu0_clock_memory_mhz": ("MHz", np.full(len(t_ns), 2619.0)),
@@ -450,7 +476,7 @@ def sampler_columns(s: Schedule, share: list[int]) -> tuple[dict[str, Any], dict
         "units": {name: unit for name, (unit, _) in table.items()},
         "absent": {"rapl": "no zone in /sys/class/powercap", "gpu0_gpm_nvlink_tx_bytes_per_s": "no NVLink"},
         "failed": [],
-        "period_s": 0.02,
+        "period_s": 0.005,
         "jitter": 0.5,
         "seed": 0,
         "rapl": [],
@@ -460,7 +486,7 @@ def sampler_columns(s: Schedule, share: list[int]) -> tuple[dict[str, Any], dict
             {
                 "index": 0,
                 "name": "NVIDIA H100 80GB HBM3",
-                "uuid": "",
+                "uuid": UUID,
                 "power_limit_w": 700.0,
                 "power_limit_reason": "",
                 "mig": False,

@@ -8,13 +8,23 @@ import bisect
 import itertools
 import random
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+import numpy as np
 
 T, W, H, HEADS = 64 * 1024, 512, 1408, 8
 DEPTH, NUM_STEPS, EVAL_EVERY, BATCH = 4, 96, 48, 64
 PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
 DRAM_RATE, GEMM_RATE, FLASH_RATE, PCIE_RATE = 2.4e12, 560e12, 300e12, 25e9
 """Bytes, operations and bytes a second that the kernels reach."""
+WATTS = {"nvjet": 640.0, "void flash": 540.0, "[mem": 130.0, "": 430.0}
+"""Drawn while a kernel runs whose name begins like this, the first that fits; IDLE_W while none runs."""
+IDLE_W = 92.0
+INTERVAL_NS = 2_000_000
+"""Of busy time by kernel."""
+UNSEEN_EVERY = 16
+"""Steps: the launch call of the first piece of work of one of them is not seen."""
 LAUNCH_NS = 4500
 """From the begin of a launch call to the begin of its kernel on an idle device."""
 
@@ -62,6 +72,13 @@ class Slice(NamedTuple):
     phase: str
     correlation: int
     launch_ns: int
+    seen: bool = True
+    """Whether the recorder saw the launch call."""
+
+
+def watts_of(name: str) -> float:
+    """What the device draws while this runs."""
+    return next(watts for begin, watts in WATTS.items() if name.startswith(begin))
 
 
 def matmul(m: int, k: int, n: int, name: str = "aten::mm", **where: Any) -> Op:
@@ -327,8 +344,9 @@ class Schedule:
                 self._correlation += not kernel.graph or kernel is op.kernels[0]
                 start = max(launch_ns + LAUNCH_NS, self._free[kernel.stream])
                 self._free[kernel.stream] = start + kernel.time_ns
+                seen = phase != "data" or self._step % UNSEEN_EVERY != UNSEEN_EVERY // 2 or op is not ops[0]
                 self.slices.append(
-                    Slice(start, start + kernel.time_ns, kernel, op, phase, self._correlation, launch_ns)
+                    Slice(start, start + kernel.time_ns, kernel, op, phase, self._correlation, launch_ns, seen)
                 )
             self._spend(op.host_ns, phase, "op" if op.name else "python")
             if op.sync_ns:
@@ -341,34 +359,65 @@ class Schedule:
 
     def shares(self) -> tuple[list[int], list[tuple[int, int]]]:
         """Device time of each slice with overlap split equally, and the gaps in which nothing ran."""
-        edges = sorted({t for s in self.slices for t in (s.start_ns, s.end_ns)} | {self.start_ns, self.end_ns})
+        share, gaps = [0] * len(self.slices), []
+        for a, b, parts in self.stretches():
+            if not parts:
+                gaps.append((gaps.pop()[0], b) if gaps and gaps[-1][1] == a else (a, b))
+            for i, ns in parts:
+                share[i] += ns
+        return share, gaps
+
+    def stretches(self) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+        """(begin, end, [(slice, its part of the time)]) without a change of what runs, within one interval."""
+        edges = {t for s in self.slices for t in (s.start_ns, s.end_ns)} | {self.start_ns, self.end_ns}
+        edges |= set(range(self.start_ns, self.end_ns, INTERVAL_NS))
         begins = sorted(range(len(self.slices)), key=lambda i: self.slices[i].start_ns)
-        share, gaps, running, next_ = [0] * len(self.slices), [], [], 0
-        for a, b in itertools.pairwise(edges):
+        running, next_ = [], 0
+        for a, b in itertools.pairwise(sorted(edges)):
             while next_ < len(begins) and self.slices[begins[next_]].start_ns <= a:
                 running.append(begins[next_])
                 next_ += 1
             running = [i for i in running if self.slices[i].end_ns > a]
-            if not running:
-                gaps.append((gaps.pop()[0], b) if gaps and gaps[-1][1] == a else (a, b))
-            for k, i in enumerate(running):
-                share[i] += (b - a) // len(running) + (k < (b - a) % len(running))
-        return share, gaps
+            at_once = len(running)
+            yield a, b, [(i, (b - a) // at_once + (k < (b - a) % at_once)) for k, i in enumerate(running)]
+
+    def busy(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Edges of the intervals, int64 (n + 1,), and the time of each name in them, int64 (n, k + 1); last, others."""
+        edges = np.append(np.arange(self.start_ns, self.end_ns, INTERVAL_NS, dtype=np.int64), self.end_ns)
+        table = np.zeros((len(edges) - 1, len(names) + 1), np.int64)
+        column = {name: i for i, name in enumerate(names)}
+        for a, _, parts in self.stretches():
+            for i, ns in parts:
+                at = column.get(self.slices[i].kernel.name, len(names))
+                table[(a - self.start_ns) // INTERVAL_NS, at] += ns
+        return edges, table
+
+    def joules(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ns, J drawn until then from the start on), exact between them too: power is constant there."""
+        t_ns, drawn = [self.start_ns], [0.0]
+        for a, b, parts in self.stretches():
+            watts = sum(ns * watts_of(self.slices[i].kernel.name) for i, ns in parts) / (b - a) if parts else IDLE_W
+            t_ns.append(b)
+            drawn.append(drawn[-1] + watts * (b - a) / 1e9)
+        return np.array(t_ns), np.array(drawn)
 
     def idle(self, gaps: list[tuple[int, int]]) -> dict[tuple[str, str], int]:
         """Nanoseconds of the gaps by (cause, the host's phase): the first cause that applies."""
         begins = [h[0] for h in self.host]
-        starts = sorted((s.start_ns, s.launch_ns) for s in self.slices)
+        starts = sorted((s.start_ns, s.launch_ns, s.seen) for s in self.slices)
         found: defaultdict[tuple[str, str], int] = defaultdict(int)
         for a, b in gaps:
-            after = bisect.bisect_left(starts, (b, 0))
-            launched = starts[after][1] if after < len(starts) and starts[after][0] == b else b
+            after = bisect.bisect_left(starts, (b, 0, False))
+            _, launched, seen = starts[after] if after < len(starts) and starts[after][0] == b else (b, b, True)
             i = max(bisect.bisect_right(begins, a) - 1, 0)
             while i < len(self.host) and self.host[i][0] < b:
                 begin, end, phase, what = self.host[i]
                 low, high = max(a, begin), min(b, end)
                 split = min(max(launched, low), high)
                 cause = "sync" if what == "sync" else "data" if phase == "data" else "ops" if what == "op" else "python"
+                if not seen:
+                    found["unknown", phase] += high - low
+                    low = split = high
                 for key, ns in (((cause, phase), split - low), (("launch", phase), high - split)):
                     if ns > 0:
                         found[key] += ns

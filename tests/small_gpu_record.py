@@ -146,7 +146,58 @@ def kernels() -> dict[str, Any]:
         "records": 60,
         "cupti": {"version": 130001, "path": "x"},
         "notes": [],
+        "power": {"device": 0, "uuid": UUID, "names": list(WATTS)[:3], "reason": None},
     }
+
+
+UUID = "GPU-00000000-0000-4000-8000-00000000000a"
+WATTS = {"gemm_backward": 400.0, "gemm_forward": 600.0, "graph_node": 300.0, "[memcpy HtoD]": 150.0, "": 100.0}
+"""What the GPU draws: 379 J in all. The copies are not among the names whose time is kept by interval."""
+PARTS = (  # of each step of 100 ms: what runs, and for how many of them
+    ("", 22), ("[memcpy HtoD]", 4), ("gemm_forward", 30), ("gemm_backward", 39), ("graph_node", 5),
+)  # fmt: skip
+STRETCH = (0, 9, -7, 4, -11, 10, -3, -9, 12, -5)
+"""Milliseconds by which the forward of each step is longer, and its backward shorter: so they can be told apart."""
+
+
+def schedule() -> tuple[np.ndarray, list[str]]:
+    """Edges in ms from the start of the clock, and what runs between them."""
+    lengths, what = [], []
+    for more in STRETCH:
+        for name, ms in PARTS:
+            lengths.append(ms + more * ((name == "gemm_forward") - (name == "gemm_backward")))
+            what.append(name)
+    return np.concatenate([[0], np.cumsum(lengths)]), what
+
+
+def power_arrays() -> dict[str, np.ndarray]:
+    """Busy time by interval of 2 ms, and what a sampler saw each 5 ms of a counter renewed every 20 ms."""
+    edges, what = schedule()
+    marks = np.arange(0, 1001, 2)
+    spent = {
+        name: np.interp(marks, edges, np.concatenate([[0], np.cumsum(np.diff(edges) * [w == name for w in what])]))
+        for name in WATTS
+    }
+    columns = [np.round(np.diff(spent[name]) * MS).astype(np.int64) for name in list(WATTS)[:4]]
+    drawn = np.concatenate([[0], np.cumsum(np.diff(edges) * [WATTS[name] for name in what])]) / 1000
+    t = np.arange(-100.0, 1100.0, 5) + np.random.default_rng(1).uniform(-1, 1, 240)
+    renewed = np.round(t - (t + 107) % 20)
+    energy = 50 + np.interp(renewed, edges, drawn) + (np.minimum(renewed, 0) + np.maximum(renewed - 1000, 0)) * 0.1
+    return {
+        "kernel_power_edges_ns": (5000 + marks) * MS,
+        "kernel_power_busy": np.stack(columns, axis=1),
+        "sampler_t_ns": np.round((5000 + t) * MS).astype(np.int64),
+        "sampler_values": np.stack([np.full(240, 1e9), energy, np.full(240, 9000.0)], axis=1),
+    }
+
+
+def sampler() -> dict[str, Any]:
+    """What the sampler says of its columns above."""
+    columns = {"rss_bytes": "B", "gpu0_energy_j": "J", "gpu0_read_ns": "ns"}
+    gpu = {"index": 0, "name": "NVIDIA H100 80GB HBM3", "uuid": UUID, "power_limit_w": 700.0,
+           "power_limit_reason": "", "mig": False, "reason": ""}  # fmt: skip
+    absent = {"rapl": "none here", "gpu0_clock_event_reasons": "not asked for"}
+    return {"columns": list(columns), "units": columns, "absent": absent, "gpus": [gpu], "rapl": [], "period_s": 0.005}
 
 
 def ledger_pass(**more: Any) -> dict[str, Any]:
@@ -181,6 +232,11 @@ def ledger_pass(**more: Any) -> dict[str, Any]:
     }
     made = _pass("ledger", 1000 * MS, TIMES_MS, op_ms) | {"ops": ops, "kernels": kernels(), "arrays": "ledger.npz"}
     return made | more
+
+
+def sampled_pass(**more: Any) -> dict[str, Any]:
+    """A ledger pass with a sampler that saw what the kernels drew."""
+    return ledger_pass(**{"sampler": sampler(), "arrays": "sampled.npz"} | more)
 
 
 def _pass(kind: str, clock_ns: int, times_ms: dict[str, int], op_ms: dict[str, int] | None = None) -> dict[str, Any]:
@@ -328,4 +384,4 @@ def arrays_of(name: str) -> dict[str, np.ndarray]:
         "step_table": table,
         "step_starts": (5000 + 100 * np.arange(10, dtype=np.int64)) * MS,
         "timeline": np.zeros((0, 3), np.int64),
-    }
+    } | (power_arrays() if name == "sampled.npz" else {})

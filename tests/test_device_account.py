@@ -23,7 +23,7 @@ def _beside(name):
     return module
 
 
-small, _, gpu_records = (_beside(name) for name in ("small_gpu_record", "gpu_schedule", "gpu_records"))
+small, gpu_schedule, gpu_records = (_beside(name) for name in ("small_gpu_record", "gpu_schedule", "gpu_records"))
 MM, MS = small.MM, small.MS
 arrays_of, counters_pass, kernel, kernels = small.arrays_of, small.counters_pass, small.kernel, small.kernels
 ledger_pass, record, shape = small.ledger_pass, small.record, small.shape
@@ -411,6 +411,102 @@ def test_traffic_between_host_and_device():
     none = _account(ledger_pass(kernels=None), device="cpu")["memory"]["gpu"]
     assert (none["available"], none["traffic"], none["allocated_peak_bytes"]) == (False, [], None)
     assert none["reason"] and none["traffic_reason"]
+
+
+def _joules(made=None):
+    out = account(record(made or small.sampled_pass()), arrays_of)
+    return out, {line["name"]: line for line in out["ledger"]["kernels"]}
+
+
+def test_joules_of_kernels_by_hand():
+    out, lines = _joules()
+    power = out["power"]
+    assert abs(power["energy_j"] - 379) <= power["bound_j"] < 4
+    assert power["kernels_available"] and power["kernels_reason"] is None
+    true_j = {"gemm_forward": 180, "gemm_backward": 156, "graph_node": 15, "[memcpy HtoD]": 6}
+    for name, joules in true_j.items():
+        line = lines[name]
+        assert abs(line["joules"] - joules) <= line["bound_j"], name
+        assert line["told_apart"] is (name in ("gemm_forward", "gemm_backward"))
+    assert lines["gemm_forward"]["bound_j"] < 2
+    (others,) = [row for row in power["kernels"] if row["name"] == "other kernels"]
+    assert lines["[memcpy HtoD]"]["joules"] == others["energy_j"]  # the only one without a column
+    total = sum(line["joules"] for line in lines.values()) + power["no_kernel"]["energy_j"]
+    assert total == pytest.approx(power["energy_j"])
+
+
+def test_sites_of_a_kernel_share_its_joules_by_time():
+    told = kernels()
+    told["rows"][0] |= {"share_ns": 100 * MS}
+    told["rows"].append(told["rows"][0] | {"site": None, "share_ns": 200 * MS})
+    out, _ = _joules(small.sampled_pass(kernels=told))
+    first, second = (line for line in out["ledger"]["kernels"] if line["name"] == "gemm_forward")
+    assert (first["share_s"], second["share_s"]) == (0.2, 0.1)
+    assert first["joules"] == pytest.approx(2 * second["joules"])
+
+
+def test_joules_are_of_the_gpu_that_was_sampled_by_interval():
+    told = kernels()
+    told["power"] |= {"device": 1}
+    _, lines = _joules(small.sampled_pass(kernels=told))
+    assert {line["joules"] for line in lines.values()} == {None}
+    told["power"] |= {"uuid": "GPU-another"}
+    out, lines = _joules(small.sampled_pass(kernels=told))
+    assert not out["power"]["kernels_available"] and "none of those" in out["power"]["kernels_reason"]
+    assert {line["told_apart"] for line in lines.values()} == {None}
+
+
+@pytest.mark.parametrize(
+    ("power", "reason"),
+    [
+        (None, "kept no busy time by interval"),
+        ({"device": 0, "uuid": None, "names": [], "reason": "the run was longer"}, "the run was longer"),
+    ],
+)
+def test_without_busy_time_by_interval_there_are_no_joules_of_kernels(power, reason):
+    out, lines = _joules(small.sampled_pass(kernels=kernels() | {"power": power}))
+    assert out["power"]["available"] and reason in out["power"]["kernels_reason"]
+    assert {line["joules"] for line in lines.values()} == {None}
+
+
+def test_a_recorder_that_could_not_start_is_why_there_are_no_joules_of_kernels():
+    told = [{"name": "kernel recorder", "available": False, "reason": "another CUPTI client is at work"}]
+    out, _ = _joules(small.sampled_pass(kernels=None, instruments=told))
+    assert out["power"]["kernels_reason"] == "another CUPTI client is at work"
+
+
+def test_idle_time_of_no_known_cause_is_told():
+    told = kernels()
+    told["devices"][0]["idle"][1] |= {"cause": "unknown"}
+    out = _account(ledger_pass(kernels=told))
+    idle = out["ledger"]["device"]["devices"][0]["idle"]
+    assert [(part["phase"], part["time_s"]) for part in idle if part["cause"] == "unknown"] == [("forward", 0.03)]
+    assert any(note.startswith("13.6 % of the idle time has no known cause") for note in out["ledger"]["notes"])
+    assert not any("no known cause" in note for note in _account()["ledger"]["notes"])
+
+
+def test_the_made_up_run_has_the_joules_that_were_planted():
+    made, arrays = gpu_records.gpu_record()
+    out = account(made, arrays)
+    power, planted = out["power"], gpu_schedule.watts_of
+    assert power["kernels_available"]
+    named = [row for row in power["kernels"] if row["name"] != "other kernels"]
+    assert len(named) == gpu_records.NAMED
+    for row in named:
+        assert row["low_j"] <= planted(row["name"]) * row["time_s"] <= row["high_j"]
+    other_j = sum(
+        planted(line["name"]) * line["share_s"]
+        for line in out["ledger"]["kernels"]
+        if line["name"] not in {row["name"] for row in named}
+    )
+    (others,) = [row for row in power["kernels"] if row["name"] == "other kernels"]
+    assert others["low_j"] <= other_j <= others["high_j"]
+    total = sum(line["joules"] for line in out["ledger"]["kernels"]) + power["no_kernel"]["energy_j"]
+    assert total == pytest.approx(power["energy_j"])
+    assert power["above_idle_j"] == pytest.approx(power["energy_j"] - 92.0 * out["ledger"]["clock_s"])
+    assert power["perf_per_watt"]["flops_per_j"] == pytest.approx(
+        power["perf_per_watt"]["samples_per_j"] * out["mfu"]["model_flops_per_sample"]
+    )
 
 
 def test_the_made_up_run_passes_every_check():

@@ -84,6 +84,10 @@ def test_sensors_are_known_by_the_name_of_the_gpu():
     assert sensor_of("NVIDIA B300") is None and sensor_of(None) is None
 
 
+def test_a_loop_that_named_no_phase_has_no_spans():
+    assert [len(rows) for rows in phase_spans(np.zeros((0, 3), np.int64), ["forward"], 50).values()] == [0]
+
+
 def test_phase_spans_follow_the_timeline():
     timeline = np.array([[10, 0, 0], [20, 1, 0], [25, 0, 0], [30, -1, 0], [40, 1, 1]])
     spans = phase_spans(timeline, ["forward", "data"], 50)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import subprocess
+import sys
 import sysconfig
 from collections import Counter
 from pathlib import Path
@@ -26,14 +27,14 @@ PHASES = ("data", "forward", "backward", "optimizer", "evaluation", "other")
 PARTS = (("data", 1), ("forward", 3), ("backward", 5), ("optimizer", 1))  # of a step, in tenths
 
 
-def _reading() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("perfetto_reading", Path(__file__).with_name("perfetto_reading.py"))
-    module = importlib.util.module_from_spec(spec)
+def _beside(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-Reading = _reading().Reading
+Reading = _beside("perfetto_reading").Reading
 
 
 def made_pass(kind: str, start_ns: int, step_ns: list[int], *, evaluate_after: tuple[int, ...] = (),
@@ -204,6 +205,29 @@ def test_facts_of_a_kernel_and_arrows_from_the_op_that_launched_it() -> None:
     copy = trace.ending("stream 7, copies and fills")[0].slices[0]
     assert copy.facts == {"kind": "memcpy", "launched in phase": "forward", "copy": "HtoD", "host memory": "pinned"}
     assert any("no arrow to 2 of 4 kernels" in note for note in notes)
+
+
+def test_arrows_of_a_made_up_run_join_each_kernel_to_its_op() -> None:
+    _beside("gpu_schedule")  # gpu_records imports it by its name
+    made, arrays = _beside("gpu_records").gpu_record()
+    pass_, found = next((p, arrays(p["arrays"])) for p in made["passes"] if p["kind"] == "ledger")
+    trace, notes = read((pass_, found))
+    launched = {slice_.start_ns: slice_ for path, track in trace.tracks.items() if "/device " in path
+                for slice_ in track.slices}  # fmt: skip
+    by_flow = {flow: slice_ for path, track in trace.tracks.items() if "/ops, thread" in path
+               for slice_ in track.slices for flow in slice_.flows}  # fmt: skip
+    rows, sites = pass_["kernels"]["rows"], pass_["kernels"]["sites"]
+    without = 0
+    for (start_ns, _, row, *_), launch_ns in zip(found["kernel_slices"], found["kernel_launch_ns"], strict=True):
+        flows = launched[start_ns].flows
+        if rows[row]["site"] is None or launch_ns < 0:
+            without += 1
+            assert flows == []
+        else:
+            op = by_flow[flows[0]]
+            assert op.name == sites[rows[row]["site"]]["name"] and op.start_ns <= launch_ns <= op.end_ns
+    assert 0 < without < len(found["kernel_slices"]) / 20 and (found["kernel_launch_ns"] < 0).sum() == 1
+    assert any(f"no arrow to {without} of {len(found['kernel_slices'])} kernels" in note for note in notes)
 
 
 def test_passes_of_other_speeds_are_laid_on_the_ledger_pass() -> None:

@@ -107,24 +107,30 @@ def test_summary_says_what_the_device_did() -> None:
     for title in ("Longest kernels", "Where the device waited", "Memory system"):
         assert text.count(f"\n{title}") == 1
     flat = " ".join(text.split())
-    assert re.search(r"device 0 busy 84\.8 % of 13\.9 s, idle 15\.2 % \(ops 5\.0 %, sync 3\.1 %", flat)
-    assert re.search(r"Kernel2<cutlass\S+ aten::mm backward 4\.50 s 31\.8 % compute 64\.6 % 2\.26 kJ", flat)
-    assert re.search(r"memcpy HtoD aten::copy_ data 265 ms 1\.9 % 52\.0 GB/s 31\.8 J", flat)
-    assert "and 2 more lines, 88.2 ms together" in flat
-    assert re.search(r"L2 29\.0 TB 2\.09 TB/s 2\.46 TB/s 32\.4 % 52\.0 %", flat)
+    assert re.search(r"device 0 busy 84\.7 % of 13\.9 s, idle 15\.3 % \(ops 5\.0 %, sync 3\.1 %", flat)
+    assert "data 1.3 %, not known 0.20 %), residual" in flat
+    assert re.search(r"Kernel2<cutlass\S+ aten::mm backward 4\.49 s 31\.8 % compute 64\.6 % 2\.26 kJ", flat)
+    assert re.search(r"memcpy HtoD aten::copy_ data 264 ms 1\.9 % 52\.0 GB/s ~31\.7 J", flat)
+    assert "and 2 more lines, 88.1 ms together" in flat
+    assert re.search(r"L2 28\.9 TB 2\.09 TB/s 2\.46 TB/s 32\.4 % 52\.0 %", flat)
     assert re.search(r"sampled 15\.\d TB, replayed 15\.\d TB \(1\.02 x sampled\), modelled 14\.\d TB \(0\.93 x", flat)
     assert "mfu 41.3 % (327 TFLOP/s of 792 TFLOP/s, bf16): flops of the model's forward and backward" in flat
     assert re.search(
-        r"6\.32 kJ ± 37\.9 J, 455 W on average \(counter\); 5\.33 kJ ± 44\.2 J above the idle 71\.3 W; 33", flat
+        r"6\.31 kJ ± 37\.9 J, 455 W on average \(the energy counter\); 5\.32 kJ ± 44\.2 J above the idle 71\.3 W; 33",
+        flat,
     )
+    assert re.search(r"by kernel Kernel2<cutlass\S+ 2\.26 kJ ± 176 J; .* 8 more 1\.60 kJ; no kernel running", flat)
+    assert "running 297 J ± 53.1 J; 3 of 11 not told apart from others" in flat
+    assert "gpm gpu0: DRAM 46.0 %, tensor 33.0 %, SM 84.0 %, PCIe received 3.10 GB/s" in flat
     assert "not throttled; SM 1,965 to 1,980 MHz, median 1,980" in flat
-    assert "activations 21.7 GB, optimizer state 6.44 GB" in flat and "HtoD pageable 967 MB" in flat
+    assert "activations 21.7 GB, optimizer state 6.44 GB" in flat and "HtoD pageable 966 MB" in flat
 
 
 def test_printed_idle_times_add_up() -> None:
     lines = shown(made("on_gpu")).split("Where the device waited\n")[1].split("\n\n")[0].splitlines()
-    assert lines[0].split()[-12:] == ["launch", "s", "sync", "s", "data", "s", "ops", "s", "python", "s", "all", "s"]
-    rows = [[float(x) for x in line.split()[-6:]] for line in lines[1:]]
+    head = ["launch s", "sync s", "data s", "ops s", "python s", "not known s", "all s"]
+    assert re.split(r"  +", lines[0].strip())[-7:] == head
+    rows = [[float(x) for x in line.split()[-7:]] for line in lines[1:]]
     assert lines[-1].startswith("idle") and len(rows) == len(gpu_accounts.IDLE) + 1
     for row in rows:
         assert sum(row[:-1]) == pytest.approx(row[-1], abs=0.003)
@@ -281,13 +287,42 @@ def test_lines_of_a_kernel_in_several_modules_are_summed_up() -> None:
     assert first["share_of_ceiling"] == pytest.approx(
         (rows[0]["share_of_ceiling"] * rows[0]["time_s"] + 0.1) / first["time_s"]
     )
-    assert first["joules"] is None and len(kernels.grouped(rows)) == len(rows) - 1
-    rows[-2]["joules"] = rows[0]["joules"]
-    found = words(part(render(account), "power"))
-    assert re.search(r"Kernel2<cutlass\S+\s+aten::mm\s+backward\s+5\.4\d s\s+4\.52 kJ ± 353 J", found)
+    assert first["joules"] is None and first["told_apart"] is True and len(kernels.grouped(rows)) == len(rows) - 1
+    rows[-2] |= {"joules": rows[0]["joules"], "told_apart": False}
+    first = kernels.grouped(rows)[0]
+    assert first["joules"] == 2 * rows[0]["joules"] and first["told_apart"] is False
     rows[-2]["bound"] = "memory"  # the smaller part
     first = kernels.grouped(rows)[0]
     assert first["bound"] == "compute" and first["share_of_ceiling"] == rows[0]["share_of_ceiling"]
+
+
+def test_energy_by_kernel_adds_up_and_says_what_it_does_not_tell() -> None:
+    account = made("on_gpu")
+    power = account["power"]
+    found = part(render(account), "power")
+    rows = re.findall(r"<tr>(.*?)</tr>", found.split("told apart</th>")[1].split("</table>")[0])
+    lines = [re.sub(r"\s+", " ", words(row)).strip() for row in rows]
+    assert len(lines) == 1 + len(power["kernels"])  # with the time without one, without those that took no time
+    assert re.fullmatch(r"Kernel2<\S+ 4\.\d\d s 2\.26 kJ ± 176 J 36\.9 % 512 W yes 2\.08 kJ 2\.43 kJ", lines[0])
+    assert re.fullmatch(r"memcpy HtoD 367 ms ~44\.1 J \S+ % 120 W no 0 J 154 J", lines[7])
+    assert re.fullmatch(r"no kernel running 2\.1\d s 297 J ± 53\.1 J 4\.\d % 140 W yes 244 J 350 J", lines[-2])
+    assert re.fullmatch(r"the GPU 13\.9 s 6\.1\d kJ 100\.0 %", lines[-1])
+    shares = [float(re.search(r"([\d.]+) % \d+ W", line)[1]) for line in lines[:-1]]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+    assert "in each of 138 short windows" in words(found) and "leaves 1.3 % of a window" in words(found)
+    assert "share one power: 138 windows" in words(found)
+    assert "by the energy counter. Idle is a GPU with nothing to do" in words(found)
+    copy = next(row for row in part(render(account), "kernels").split("<tr>") if "memcpy DtoD" in row)
+    assert re.search(r"~15\.9 J\s*</td>", copy) and "2.26 kJ  ± 176 J" in words(part(render(account), "kernels"))
+
+
+def test_more_kernels_than_are_shown_are_summed_up() -> None:
+    account = made("on_gpu")
+    power = account["power"]
+    power["kernels"] += [power["kernels"][0] | {"name": f"k{i}", "time_s": 0.1, "energy_j": 2.0} for i in range(20)]
+    found = words(part(render(account), "power"))
+    rest_j = sum(sorted((row["energy_j"] for row in power["kernels"]), reverse=True)[15:])
+    assert re.search(rf"\s16 more\s+1\.6\d s\s+{rest_j:.1f} J\s", found)
 
 
 def test_lost_records_are_a_warning() -> None:
@@ -308,7 +343,7 @@ def test_idle_bars_hold_all_idle_time() -> None:
     drawn: dict[str, Any] = {}
     idle.idle(account, drawn)
     bars = drawn["idle-0"]["views"]["idle"]["data"]
-    assert [bar["name"] for bar in bars] == ["launch", "sync", "data", "ops", "python"]
+    assert [bar["name"] for bar in bars] == ["launch", "sync", "data", "ops", "python", "not known"]
     longest_first = ["forward", "backward", "evaluation", "optimizer", "data", "other", "in no phase"]
     assert all(bar["y"] == longest_first for bar in bars)
     device = account["ledger"]["device"]["devices"][0]

@@ -95,6 +95,24 @@ py::list as_list(const std::vector<NamedSum>& sums, const char* name, const char
   return out;
 }
 
+py::array_t<int64_t> array(const std::vector<int64_t>& values) {
+  return py::array_t<int64_t>(py::ssize_t(values.size()), values.data());
+}
+
+py::object as_dict(const BusyTable& table) {
+  if (table.device < 0) return py::none();
+  py::dict out;
+  out["device"] = table.device;
+  out["reason"] = table.unavailable.empty() ? py::object(py::none()) : py::object(py::str(table.unavailable));
+  py::list names;
+  for (const std::string& name : table.names) names.append(text(name));
+  const py::ssize_t columns = py::ssize_t(table.names.size()) + 1;
+  out["names"] = names;
+  out["edges_ns"] = array(table.edges_ns);
+  out["busy_ns"] = array(table.busy_ns).reshape({py::ssize_t(table.busy_ns.size()) / columns, columns});
+  return out;
+}
+
 }  // namespace
 
 py::dict as_dict(const ActivityData& data) {
@@ -102,9 +120,13 @@ py::dict as_dict(const ActivityData& data) {
   for (const ActivityRow& row : data.rows) rows.append(as_dict(row));
   for (const DeviceAccount& device : data.devices) devices.append(as_dict(device));
   py::array_t<int64_t> slices({py::ssize_t(data.slices.size()), py::ssize_t(6)});
+  py::array_t<int64_t> launches(py::ssize_t(data.slices.size()));
   int64_t* next = slices.mutable_data();
-  for (const Slice& s : data.slices)
+  int64_t* next_launch = launches.mutable_data();
+  for (const Slice& s : data.slices) {
     for (int64_t value : {s.start_ns, s.end_ns, s.row, s.device, s.stream, s.correlation}) *next++ = value;
+    *next_launch++ = s.launch_ns;
+  }
 
   py::dict out;
   out["rows"] = rows;
@@ -112,6 +134,8 @@ py::dict as_dict(const ActivityData& data) {
   out["syncs"] = as_list(data.syncs, "type", "calls");
   out["overheads"] = as_list(data.overheads, "kind", "count");
   out["slices"] = slices;
+  out["launch_ns"] = launches;
+  out["busy"] = as_dict(data.busy);
   out["slices_dropped"] = data.slices_dropped;
   out["records"] = data.records;
   out["dropped"] = data.dropped;

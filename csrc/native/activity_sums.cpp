@@ -61,6 +61,8 @@ struct ActivitySums::Impl {
   RowTable rows;
   std::map<int32_t, DeviceTimeline> devices;
   DeviceTimeline* last_device = nullptr;
+  int32_t busy_device = -1;  // whose busy time is kept by interval
+  BusyIntervals busy;
   std::map<std::string, NamedSum> sync_sums, overhead_sums;
   ActivityData data;
   bool started = false, finished = false;
@@ -77,6 +79,7 @@ struct ActivitySums::Impl {
   DeviceTimeline& device(int32_t ordinal) {
     if (!last_device || last_device->device() != ordinal)
       last_device = &devices.try_emplace(ordinal, ordinal, start_ns).first->second;
+    if (busy_device < 0) busy_device = ordinal;
     return *last_device;
   }
 
@@ -210,15 +213,24 @@ struct ActivitySums::Impl {
     sums.max_ns = std::max(sums.max_ns, ns);
   }
 
-  void share(uint32_t row, int64_t ns) { rows[row].share_ns += ns; }
+  // Stretches end where an interval does, so that shares of both are the same to the nanosecond.
+  int64_t interval_end(int32_t ordinal, int64_t t_ns) { return ordinal == busy_device ? busy.enter(t_ns) : kForever; }
 
-  void slice(const DeviceWork& work, uint32_t row, int32_t ordinal, int64_t start) {
+  void share(uint32_t row, int32_t ordinal, int64_t ns) {
+    rows[row].share_ns += ns;
+    if (ordinal != busy_device) return;
+    if (!busy.has_column(row)) busy.name_row(row, row_name(rows.keys()[row]));
+    busy.add(row, ns);
+  }
+
+  void slice(const DeviceWork& work, uint32_t row, int32_t ordinal, int64_t start, int64_t launch_ns) {
     if (start >= slices_to_ns || work.end_ns <= slices_from_ns) return;
     if (data.slices.size() >= slices_limit) {
       ++data.slices_dropped;
       return;
     }
-    data.slices.push_back({start, work.end_ns, row, ordinal, work.stream, work.correlation});
+    if (launch_ns == kLaunchUnknown) launch_ns = -1;
+    data.slices.push_back({start, work.end_ns, row, ordinal, work.stream, work.correlation, launch_ns});
   }
 
   void idle(IdleCauses& causes, int64_t from_ns, int64_t to_ns, int64_t launch_ns) {
@@ -250,17 +262,22 @@ struct ActivitySums::Impl {
 
   // The result.
 
+  static const char* copy_name(const RowKey& key) {
+    return key.kind == WorkKind::kMemcpy && !RowTable::is_other(key) ? name_in(kCopyNames, key.copy) : "";
+  }
+  std::string row_name(const RowKey& key) const {
+    const std::string name = readable_kernel_name(names.name(key.name)), copy = copy_name(key);
+    return copy.empty() ? name : name + " " + copy;
+  }
+
   void finish_rows() {
     for (size_t i = 0; i < rows.keys().size(); ++i) {
       const RowKey& key = rows.keys()[i];
       const RowSums& sums = rows[uint32_t(i)];
       ActivityRow row;
-      row.name = readable_kernel_name(names.name(key.name));
+      row.name = row_name(key);
       row.kind = key.kind;
-      if (key.kind == WorkKind::kMemcpy && !RowTable::is_other(key)) {
-        row.copy = name_in(kCopyNames, key.copy);
-        row.name += " " + row.copy;
-      }
+      row.copy = copy_name(key);
       row.pinned = key.pinned;
       row.graph = key.graph;
       row.external = key.external;
@@ -319,6 +336,7 @@ struct ActivitySums::Impl {
     }
     finish_rows();
     finish_devices();
+    if (busy_device >= 0) data.busy = busy.table(busy_device, stop_ns);
     for (auto& [name, sum] : sync_sums) data.syncs.push_back({name, sum.count, sum.time_ns});
     for (auto& [name, sum] : overhead_sums) data.overheads.push_back({name, sum.count, sum.time_ns});
     for (Slice& slice : data.slices) slice.end_ns = std::min(slice.end_ns, stop_ns);
@@ -345,6 +363,7 @@ void ActivitySums::start(int64_t t_ns, int32_t data_phase) {
   impl_->started = true;
   impl_->start_ns = impl_->last_account_ns = t_ns;
   impl_->data_phase = data_phase;
+  impl_->busy.start(t_ns);
 }
 
 void ActivitySums::expect_device(int32_t device) {

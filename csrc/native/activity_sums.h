@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "activity_reader.h"
+#include "busy_intervals.h"
 #include "device_timeline.h"
 #include "host_timeline.h"
 #include "idle_causes.h"
@@ -63,6 +64,7 @@ struct NamedSum {
 
 struct Slice {
   int64_t start_ns, end_ns, row, device, stream, correlation;
+  int64_t launch_ns;  // when the launch call began; -1: not known
 };
 
 struct ActivityData {
@@ -70,6 +72,7 @@ struct ActivityData {
   std::vector<DeviceAccount> devices;
   std::vector<NamedSum> syncs, overheads;  // by type of synchronising call, by kind of CUPTI's overhead
   std::vector<Slice> slices;               // by start
+  BusyTable busy;                          // of the first device; a column adds up to the share_ns of its name's rows
   int64_t slices_dropped = 0;   // beyond the limit of keep_slices
   uint64_t records = 0;         // all that were read
   uint64_t dropped = 0;         // as told by dropped()
@@ -96,12 +99,13 @@ class ActivitySums {
   // The account begins at t_ns; records that come before this call are ignored. data_phase: where the host waits for
   // data; -1: no such phase.
   void start(int64_t t_ns, int32_t data_phase);
-  // This device is accounted even if no record tells of it (CUDA's ordinal).
+  // This device is accounted even if no record tells of it (CUDA's ordinal). The first one that is expected, else the
+  // first one that a record tells of, is that of ActivityData::busy.
   void expect_device(int32_t device);
   // A completed buffer. Any thread; never throws and never keeps a pointer into the buffer or to a kernel's name.
   void consume(uint8_t* buffer, size_t valid_bytes) noexcept;
   void dropped(uint64_t n);  // records that CUPTI says it dropped
-  // Keeps the slices of work that overlaps [from_ns, to_ns), at most `limit` (48 bytes each). May be called again to
+  // Keeps the slices of work that overlaps [from_ns, to_ns), at most `limit` (56 bytes each). May be called again to
   // move the window; acts on all time that is not accounted yet.
   void keep_slices(int64_t from_ns, int64_t to_ns, size_t limit);
   // Optional: the clock stopped at t_ns, records of the time before are still to come.

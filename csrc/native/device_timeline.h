@@ -42,8 +42,9 @@ class DeviceTimeline {
   }
 
   // Accounts what starts before until_ns, which is at most stop_ns. Sums: what the time is booked to.
-  //   launch(work, device) -> {row, launch_ns};  ran(row, duration_ns);  share(row, ns);  slice(work, row, start, end);
-  //   idle(causes, from_ns, to_ns, launch_ns).
+  //   launch(work, device) -> {row, launch_ns};  ran(row, duration_ns);
+  //   interval_end(device, t_ns) -> how far a stretch that begins at t_ns may go;  share(row, device, ns) of a stretch;
+  //   slice(work, row, device, start_ns, launch_ns);  idle(causes, from_ns, to_ns, launch_ns).
   template <class Sums>
   void account(int64_t until_ns, int64_t stop_ns, Sums& sums) {
     take_before(until_ns);
@@ -55,7 +56,7 @@ class DeviceTimeline {
         continue;
       }
       const auto [row, launch_ns] = sums.launch(work, device_);
-      sums.slice(work, row, device_, start);
+      sums.slice(work, row, device_, start, launch_ns);
       Running running{start, work.end_ns, row};
       if (start < mark_ns_) {
         ++late_;
@@ -136,14 +137,14 @@ class DeviceTimeline {
   template <class Sums>
   void run_until(int64_t t_ns, Sums& sums) {
     while (!running_.empty() && mark_ns_ < t_ns) {
-      int64_t until = t_ns;
+      int64_t until = std::min(t_ns, sums.interval_end(device_, mark_ns_));
       for (const Running& running : running_) until = std::min(until, running.end_ns);
       // The first ones take what does not divide, so that the shares add up exactly.
       const int64_t at_once = int64_t(running_.size()), each = (until - mark_ns_) / at_once;
       int64_t rest = (until - mark_ns_) % at_once;
       size_t kept = 0;
       for (const Running& running : running_) {
-        sums.share(running.row, each + (rest-- > 0));
+        sums.share(running.row, device_, each + (rest-- > 0));
         if (running.end_ns > until)
           running_[kept++] = running;
         else

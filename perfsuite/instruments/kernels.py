@@ -110,6 +110,12 @@ class KernelRecorder:
         devices: clock_ns = busy_ns + idle_ns; the rows' share_ns of a device add up to busy_ns;
             idle by cause and phase; gaps by length. syncs, overheads: by type and kind.
         slices: int64 (n, 6), by start: start_ns, end_ns, index into rows, device, stream, correlation id.
+        launch_ns: int64 (n,): when the launch call of each slice began, monotonic; -1 where that is not known.
+        power: busy time by interval, for energy by kernel, of one device: the one torch works on, else the first seen.
+            {"device", "uuid": as NVML writes it or None, "names": k of the rows' names, those with the most time,
+            "reason": why there is none}; None where no device was seen.
+        power_edges_ns: int64 (m + 1,): from the start to the end of the account. power_busy: int64 (m, k + 1) ns: of
+            each name, and last of all others. A column adds up to the share_ns of its name's rows on that device.
         dropped: records that CUPTI had no room for. late, late_ns: work whose record came after its time was accounted;
             it is in its row, but the device counts as idle. unknown: records of other kinds. notes: what is not as it
             should be.
@@ -123,6 +129,8 @@ class KernelRecorder:
             torch.cuda.synchronize()
         raw = native.stop(stopped_ns if stopped_ns > self._start_ns else _native.now_ns())
         raw["cupti"] = native.cupti
+        if raw["busy"] is not None:
+            raw["busy"]["uuid"] = _uuid(raw["busy"]["device"])
         return assemble(raw, self._phases(), self._ops.site if self._ops is not None else lambda number: None)
 
     def _phases(self) -> list[str]:
@@ -150,6 +158,15 @@ def _devices() -> list[int]:
     """The GPU that torch works on: it is accounted even where nothing runs on it."""
     torch = sys.modules.get("torch")
     return [torch.cuda.current_device()] if torch is not None and torch.cuda.is_initialized() else []
+
+
+def _uuid(device: int) -> str | None:
+    """As NVML writes it, whose numbers of GPUs are not CUDA's; None where torch has not met the device."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized() or device >= torch.cuda.device_count():
+        return None
+    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)  # not in torch before 2.5
+    return None if uuid is None else f"GPU-{str(uuid).removeprefix('GPU-')}"
 
 
 def assemble(
@@ -194,10 +211,14 @@ def assemble(
         for device in raw["devices"]
     ]
     kept = ("syncs", "overheads", "dropped", "late", "late_ns", "unknown", "records", "buffers_most_held", "cupti")
+    busy = raw["busy"]
+    power = None if busy is None else {key: busy.get(key) for key in ("device", "uuid", "names", "reason")}
     notes = [*raw["notes"], *(f"{raw[name]} {text}" for name, text in COUNTS.items() if raw[name])]
     return {
         "rows": rows, "sites": site_list, "devices": devices, **{name: raw[name] for name in kept}, "notes": notes,
-        "slices": slices,
+        "slices": slices, "launch_ns": raw["launch_ns"], "power": power,
+        "power_edges_ns": busy["edges_ns"] if busy else np.zeros(0, np.int64),
+        "power_busy": busy["busy_ns"] if busy else np.zeros((0, 1), np.int64),
     }  # fmt: skip
 
 

@@ -8,10 +8,12 @@ from rich.text import Text
 
 from perfsuite.report import figures, idle, kernels, names
 from perfsuite.report.figures import count, percent, seconds, si
+from perfsuite.report.power_words import of_kernel
 
 TOP_KERNELS = 10
-_COLUMNS = {"phase": 10, "time": 7, "share": 6, "limit": 14, "joules": 7}
-"""Width of each. A limit is what bounds the kernel and how near it is to that, else the bytes/s that it moves."""
+_COLUMNS = {"phase": 10, "time": 7, "share": 6, "limit": 14, "joules": 8}
+"""Width of each. A limit is what bounds the kernel and how near it is to that, else the bytes/s that it moves.
+Joules after "~" may be another kernel's."""
 
 
 def devices(ledger: dict[str, Any]) -> list[tuple[str, Text]]:
@@ -29,7 +31,7 @@ def _device(device: dict[str, Any]) -> Text:
 
     causes, phases, times = idle.by_phase(device)
     by_cause = [(cause, sum(times.get((cause, phase), 0.0) for phase in phases)) for cause in causes]
-    split = ", ".join(f"{cause} {share(t)}" for cause, t in sorted(by_cause, key=lambda row: -row[1]))
+    split = ", ".join(f"{idle.cause_name(cause)} {share(t)}" for cause, t in sorted(by_cause, key=lambda row: -row[1]))
     text = Text(f"busy {share(device['busy_s'])} of {seconds(clock)}", style="bold")
     text.append(f", idle {share(device['idle_s'])}" + (f" ({split})" if split else ""), style="not bold")
     return text.append(f", residual {percent(device['residual_share'])}", style="not bold dim")
@@ -64,8 +66,12 @@ def _kernel(row: dict[str, Any], name_width: int, op_width: int) -> list[Text | 
     return [
         Text(names.kernel(row["name"], name_width)), Text(names.middle(op, op_width)),
         Text(row["phase"] or figures.UNKNOWN), seconds(row["time_s"]), percent(row["share_of_clock"]),
-        Text(_limit(row)), si(row["joules"], "J"),
+        Text(_limit(row)), _joules(row),
     ]  # fmt: skip
+
+
+def _joules(row: dict[str, Any]) -> str:
+    return of_kernel(row["joules"], None, row["told_apart"])
 
 
 def _limit(row: dict[str, Any]) -> str:
@@ -82,7 +88,7 @@ def idle_table(device: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("phase of the host", overflow="fold")
     for cause in (*causes, "all"):
-        table.add_column(f"{cause} s", justify="right", no_wrap=True)
+        table.add_column(f"{idle.cause_name(cause)} s", justify="right", no_wrap=True)
     for phase in phases:
         found = [times.get((cause, phase), 0.0) for cause in causes]
         table.add_row(Text(phase), *(figures.in_seconds(t, clock) for t in (*found, sum(found))))

@@ -15,6 +15,7 @@ CAUSES = {
     "data": "the host was fetching a batch",
     "ops": "the host was inside an op: dispatch, allocation, autograd",
     "python": "the host was in none of these: Python, other code",
+    "unknown": "the launch of the work after it was not seen, or what the host did is forgotten",
 }
 NO_PHASE = "in no phase"
 
@@ -46,13 +47,21 @@ def by_phase(device: dict[str, Any]) -> tuple[list[str], list[str], dict[tuple[s
     return causes, sorted(whole, key=lambda phase: -whole[phase]), times
 
 
+def cause_name(cause: str) -> str:
+    """As a reader sees it."""
+    return "not known" if cause == "unknown" else cause
+
+
 def _device(device: dict[str, Any], drawn: dict[str, Chart]) -> list[Markup]:
     causes, phases, times = by_phase(device)
     parts = [_clock(device, causes, times)]
     if not causes:
         return [*parts, paragraph("The device was never idle.", "absent")]
     number = device["device"]
-    said = "By the phase that the host was in. A cause is the first that applies, in the order of the table above."
+    said = (
+        "By the phase that the host was in. A cause is the first that applies, in the order of the table above, where "
+        "it is known."
+    )
     parts += [paragraph(said), draw(f"idle-{number}", _chart(causes, phases, times), drawn,
                                     f"idle time of device {number} by phase and cause")]  # fmt: skip
     parts.append(_table(device, causes, phases, times))
@@ -83,7 +92,7 @@ def _clock(device: dict[str, Any], causes: list[str], times: dict[tuple[str, str
     for cause in causes:
         time_s = sum(t for (c, _), t in times.items() if c == cause)
         colour = _css(_hue(cause))
-        rows.append(line(_key(f"idle: {cause}", colour), time_s, colour, CAUSES.get(cause, "")))
+        rows.append(line(_key(f"idle: {cause_name(cause)}", colour), time_s, colour, CAUSES.get(cause, "")))
     rows.append(line("residual", device["residual_s"], None, "what neither is: the error of this account"))
     rows.append(line(tag("strong", "clock"), clock, None, ""))
     columns = [(f"device {device['device']}", False), ("time, s", True), ("share", True), ("", False), ("", False)]
@@ -105,9 +114,9 @@ def _css(colour: str) -> str:
 def _chart(causes: list[str], phases: list[str], times: dict[tuple[str, str], float]) -> Chart:
     data = [
         {
-            "type": "bar", "orientation": "h", "name": plain(cause), "marker": {"color": _hue(cause)},
+            "type": "bar", "orientation": "h", "name": plain(cause_name(cause)), "marker": {"color": _hue(cause)},
             "y": [plain(phase, 24) for phase in phases], "x": [times.get((cause, phase), 0.0) for phase in phases],
-            "customdata": [f"{plain(phase)}: {seconds(times.get((cause, phase), 0.0))} idle by {plain(cause)}"
+            "customdata": [f"{plain(phase)}: {seconds(times.get((cause, phase), 0.0))} idle{_by(cause)}"
                            for phase in phases],
             "hovertemplate": "%{customdata}<extra></extra>",
         }
@@ -122,6 +131,10 @@ def _chart(causes: list[str], phases: list[str], times: dict[tuple[str, str], fl
     return {"views": {"idle": {"data": data, "layout": layout}}, "height": 110 + 30 * len(phases)}
 
 
+def _by(cause: str) -> str:
+    return f", cause {cause_name(cause)}" if cause == "unknown" else f" by {plain(cause)}"
+
+
 def _table(device: dict[str, Any], causes: list[str], phases: list[str], times: dict[tuple[str, str], float]) -> Markup:
     clock = device["clock_s"]
 
@@ -131,7 +144,7 @@ def _table(device: dict[str, Any], causes: list[str], phases: list[str], times: 
     rows = [[phase, *cells([times.get((cause, phase), 0.0) for cause in causes])] for phase in phases]
     totals = [sum(times.get((cause, phase), 0.0) for phase in phases) for cause in causes]
     rows.append([tag("strong", "idle"), *cells(totals)])
-    columns = [("idle time, s", False), *((cause, True) for cause in causes), ("all", True)]
+    columns = [("idle time, s", False), *((cause_name(cause), True) for cause in causes), ("all", True)]
     return table(columns, rows, class_="sum")
 
 

@@ -7,6 +7,7 @@ from perfsuite.report import names
 from perfsuite.report.figures import count, percent, seconds, si
 from perfsuite.report.markup import Cell, Markup, join, long_table, number, paragraph, table, tag, unknown
 from perfsuite.report.optional import block
+from perfsuite.report.power_words import of_kernel
 
 COLUMNS = [
     ("kernel", False), ("phase", False), ("op", False), ("module", False), ("time", True), ("of clock", True),
@@ -65,6 +66,7 @@ def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
     return rows[0] | {
         **{key: total(key) for key in ("time_s", "share_s", "share_of_clock", "calls", "bytes", "joules", "bound_j")},
         "module": rows[0]["module"] if len({row["module"] for row in rows}) == 1 else None,
+        "told_apart": None if total("told_apart") is None else all(row["told_apart"] for row in rows),
         "bound": bound, "level": level,
         "share_of_ceiling": least_s / placed_s if least_s is not None and placed_s else None,
     }  # fmt: skip
@@ -87,8 +89,8 @@ def _kernel(row: dict[str, Any], account: dict[str, Any]) -> list[object]:
     op_rate = tensor / row["time_s"] if tensor is not None and row["time_s"] else None
     bound, power = bound_by(row), account["power"]
     no_joules = power.get("kernels_reason") or power["reason"] or "its share of the energy is not known"
-    joules = join([si(row["joules"], "J"), tag("small", f" ± {si(row['bound_j'], 'J')}")
-                   if row["bound_j"] is not None else ""])  # fmt: skip
+    drawn, _, bound_j = of_kernel(row["joules"], row["bound_j"], row["told_apart"]).partition(" ± ")
+    joules = join([drawn, tag("small", f" ± {bound_j}") if bound_j else ""])
     each = f"{seconds(row['min_s'])} to {seconds(row['max_s'])}"
     return [
         Cell(name(row["name"], row["copy"]), row["name"]), _words(row["phase"], "launched in no phase"),

@@ -6,8 +6,17 @@ from perfsuite.report import kernels, strips, tables
 from perfsuite.report.charts import Chart
 from perfsuite.report.figures import percent, seconds, si
 from perfsuite.report.markup import Markup, bar, draw, folded, join, number, paragraph, table, tag, tile, tiles
-from perfsuite.report.optional import block, on_gpu
-from perfsuite.report.power_words import clock_range, clocks_of, per_watt, throttled, with_bound
+from perfsuite.report.optional import on_gpu
+from perfsuite.report.power_words import (
+    by_kernel,
+    by_method,
+    clock_range,
+    clocks_of,
+    gpm_means,
+    of_kernel,
+    per_watt,
+    throttled,
+)
 
 TOP_KERNELS = 15
 
@@ -51,9 +60,9 @@ def _work(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def _method(found: dict[str, Any]) -> list[Markup]:
-    said = f"Energy by {found['method']}." if found["method"] else ""
+    said = f"Measured by {by_method(found['method'])}." if found["method"] else ""
     if found.get("above_idle_j") is not None:
-        said += f" Idle power is {found['idle_source']}."
+        said += f" Idle is a GPU with nothing to do before the clock starts, by {by_method(found['idle_source'])}."
     elif found.get("above_idle_reason"):
         said += f" Energy above idle is not known: {found['above_idle_reason']}."
     why = (found.get("perf_per_watt") or {}).get("reason")
@@ -83,48 +92,49 @@ def clocks(found: dict[str, Any]) -> list[Markup]:
 
 
 def _kernels(account: dict[str, Any]) -> list[Markup]:
+    """The energy of the GPU whose kernels were recorded, by kernel; with that of the time without one it adds up."""
     found = account["power"]
-    rows = [k for k in block(account, "ledger").get("kernels", []) if k["joules"] is not None]
-    if not found.get("kernels_available") or not rows:
-        reason = found.get("kernels_reason") or "no kernel was recorded"
-        return [paragraph(f"Energy was not split by kernel: {reason}.", "absent")]
-    lines = sorted(kernels.grouped(rows), key=lambda row: -row["joules"])
-    table_rows = []
-    for row in lines[:TOP_KERNELS]:
-        share = row["joules"] / found["energy_j"] if found["energy_j"] else None
-        mean = row["joules"] / row["share_s"] if row["share_s"] else None
-        table_rows.append([
-            kernels.name(row["name"], row["copy"], width=40), kernels.launched_by(row) or "-",
-            row["phase"] or "in no phase", seconds(row["share_s"]), with_bound(row["joules"], row["bound_j"]),
-            percent(share), bar(share, "var(--hue-2)"), number(mean, si(mean, "W"), "it took no time"),
-        ])  # fmt: skip
-    columns = [("kernel", False), ("op", False), ("phase", False), ("time", True), ("energy", True),
-               ("of the run", True), ("", False), ("mean power", True)]  # fmt: skip
-    rest = len(lines) - len(table_rows)
-    more = f" The {TOP_KERNELS} largest; the other {rest} are in the table of kernels." if rest > 0 else ""
+    if not found["kernels_available"]:
+        return [paragraph(f"Energy was not split by kernel: {found['kernels_reason']}.", "absent")]
+    rows, rest = by_kernel(found), found["no_kernel"]
+    total_j = sum(row["energy_j"] for row in found["kernels"]) + rest["energy_j"]
+    blank = [""] * 4  # of rows that stand for several
+    shown = [_kernel(kernels.name(row["name"], width=40), row, total_j) for row in rows[:TOP_KERNELS]]
+    if len(rows) > TOP_KERNELS:
+        shown.append([f"{len(rows) - TOP_KERNELS} more", *_summed(rows[TOP_KERNELS:], total_j), *blank])
+    shown.append(_kernel("no kernel running", rest, total_j))
+    shown.append(["the GPU", *_summed([*rows, rest], total_j), *blank])
+    columns = [("kernel, copy or fill", False), ("time", True), ("energy", True), ("of the GPU's", True),
+               ("mean power", True), ("told apart", False), ("at least", True), ("at most", True)]  # fmt: skip
+    said = (
+        f"By kernel, from what ran in each of {found['kernels_windows']} short windows of the sensor. The model leaves "
+        f"{percent(found['kernels_unexplained_share'])} of a window's energy unexplained. Kernels that take turns in "
+        "the same proportion all the time are not told apart (~): each may have drawn anything between its limits."
+    )
+    notes = [tag("li", note) for note in found["kernels_notes"]]
+    about = [folded(f"About the split ({len(notes)})", tag("ul", join(notes)))] if notes else []
+    return [paragraph(said), table(columns, shown, class_="sum"), *about]
+
+
+def _kernel(name: object, row: dict[str, Any], total_j: float) -> list[object]:
+    share = row["energy_j"] / total_j if total_j else None
     return [
-        paragraph(f"By kernel, from the power sampled while each was running.{more}"),
-        table(columns, table_rows),
-    ]
+        name, seconds(row["time_s"]), of_kernel(row["energy_j"], row["bound_j"], row["told_apart"]), percent(share),
+        number(row["mean_w"], si(row["mean_w"], "W"), "it took no time"),
+        "yes" if row["told_apart"] else "no", si(row["low_j"], "J"), si(row["high_j"], "J"),
+    ]  # fmt: skip
 
 
-_GPM_WORDS = {"dram": "DRAM", "sm": "SM", "pcie": "PCIe", "nvlink": "NVLink", "tx": "sent", "rx": "received"}
+def _summed(rows: list[dict[str, Any]], total_j: float) -> list[object]:
+    joules = sum(row["energy_j"] for row in rows)
+    share = joules / total_j if total_j else None
+    return [seconds(sum(row["time_s"] for row in rows)), si(joules, "J"), percent(share)]
 
 
 def _gpm(found: dict[str, Any]) -> list[Markup]:
-    """Means of GPM by device. Its columns are named "..._share" or "..._bytes_per_s"."""
+    """Means of GPM by device."""
     gpm = found.get("gpm") or {"available": False, "reason": "it was not recorded"}
     if not gpm["available"]:
         return [paragraph(f"The driver's own monitor (GPM) says nothing: {gpm['reason']}.", "absent")]
-    parts = []
-    for device in gpm["devices"]:
-        means = {key: value for key, value in device.items() if isinstance(value, float)}
-        said = ", ".join(_gpm_mean(key, value) for key, value in means.items()) or f"nothing: {device['reason']}"
-        parts.append(paragraph(f"Means of the driver's own monitor (GPM), {device['device']}: {said}."))
-    return parts
-
-
-def _gpm_mean(key: str, value: float) -> str:
-    words = key.removesuffix("_share").removesuffix("_bytes_per_s").split("_")
-    name = " ".join(_GPM_WORDS.get(word, word) for word in words)
-    return f"{name} {percent(value) if key.endswith('_share') else si(value, 'B/s')}"
+    said = "Means of the driver's own monitor (GPM)"
+    return [paragraph(f"{said}, {device['device']}: {gpm_means(device)}.") for device in gpm["devices"]]

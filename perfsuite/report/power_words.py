@@ -10,6 +10,39 @@ def with_bound(energy_j: float | None, bound_j: float | None) -> str:
     return si(energy_j, "J") + (f" ± {si(bound_j, 'J')}" if bound_j is not None and energy_j is not None else "")
 
 
+_METHODS = {"counter": "the energy counter", "power": "power readings", "mixed": "counters and power readings"}
+
+
+def by_method(method: str) -> str:
+    """How energy was measured; what another sensor calls it stays as it is."""
+    return _METHODS.get(method, method)
+
+
+def by_kernel(power: dict[str, Any]) -> list[dict[str, Any]]:
+    """Kernels, copies and fills that had time, the most joules first."""
+    return sorted((row for row in power["kernels"] if row["time_s"]), key=lambda row: -row["energy_j"])
+
+
+def gpm_means(device: dict[str, Any]) -> str:
+    """What the driver's own monitor says of a device. Its columns are named "..._share" or "..._bytes_per_s"."""
+    means = {key: value for key, value in device.items() if isinstance(value, float)}
+    return ", ".join(_gpm_mean(key, value) for key, value in means.items()) or f"nothing: {device['reason']}"
+
+
+_GPM_WORDS = {"dram": "DRAM", "sm": "SM", "pcie": "PCIe", "nvlink": "NVLink", "tx": "sent", "rx": "received"}
+
+
+def _gpm_mean(key: str, value: float) -> str:
+    words = key.removesuffix("_share").removesuffix("_bytes_per_s").split("_")
+    name = " ".join(_GPM_WORDS.get(word, word) for word in words)
+    return f"{name} {percent(value) if key.endswith('_share') else si(value, 'B/s')}"
+
+
+def of_kernel(energy_j: float | None, bound_j: float | None, told_apart: bool | None) -> str:
+    """Joules of a kernel: with what is left open, or as "~812 J" where they may be another's."""
+    return with_bound(energy_j, bound_j) if told_apart is not False else f"~{si(energy_j, 'J')}"
+
+
 def clocks_of(power: dict[str, Any]) -> dict[str, Any]:
     """What is known of the clocks; where nothing was sampled, the reason that there is no power either."""
     reason = power["reason"] or "no clocks were recorded"

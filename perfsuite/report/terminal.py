@@ -36,7 +36,9 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
     if not on_gpu(account):
         lines.append(("device", Text(f"none: {block(account, 'ledger', 'device')['reason']}", style="dim")))
     lines += [("mfu", power_text.utilisation(account)), ("power", power_text.power(account["power"]))]
-    lines += [("clocks", power_text.clocks(account["power"]))] if on_gpu(account) else []
+    if on_gpu(account):
+        lines += [(name, said(account["power"])) for name, said in
+                  (("by kernel", power_text.by_kernel), ("gpm", power_text.monitor), ("clocks", power_text.clocks))]
     lines.append(("own cost", _overhead(account["overhead"])))
     if ledger:
         lines += [("suite op", _suite_op(op, ledger["clock_s"])) for op in ledger.get("suite_ops", [])]

@@ -1,20 +1,24 @@
 """The kernel recorder's whole life, against a scripted CUPTI that real torch ops launch into."""
 
 import ctypes
+import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from perfsuite import _native
-from perfsuite.instruments import Unavailable
+from perfsuite.instruments import Unavailable, kernels
 from perfsuite.instruments.ops import OpRecorder
+from perfsuite.watch import Watch
 
 LAUNCHES = torch.library.Library("standin", "FRAGMENT")
 LAUNCHES.define("gemm(Tensor x) -> Tensor")
@@ -148,6 +152,70 @@ def test_single_pieces_of_work_are_kept_for_the_chosen_steps(device):
     assert [data["rows"][row]["name"] for row in slices[:, 2]] == ["kernel_1", "kernel_2"]
     assert (slices[:, 1] - slices[:, 0] == 2000).all() and (slices[:, 4] == 7).all()
     assert len(set(slices[:, 5])) == 2
+    launches = data["launch_ns"]
+    assert launches.shape == (2,) and (launches > 0).all() and (launches <= slices[:, 0]).all()
+
+
+def test_busy_time_by_interval_adds_up_to_the_rows(device, monkeypatch):
+    clock = _native.PhaseClock(["forward"])
+    recorder = device.recorder(clock=clock)
+    recorder.start()
+    clock.start()
+    for i in range(40):
+        device.launch(f"kernel_{i % 3}", 300_000)
+        device.copy(64, duration_ns=1000)
+    device.synchronize()
+    clock.stop()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: types.SimpleNamespace(uuid=f"0000000{i}-abcd"))
+    data = recorder.stop()
+    check_device(data)
+    assert data["power"]["device"] == 0 and data["power"]["uuid"] == "GPU-00000000-abcd"
+    assert data["power"]["reason"] is None
+    shares = {row["name"]: row["share_ns"] for row in data["rows"]}
+    names, edges, busy = data["power"]["names"], data["power_edges_ns"], data["power_busy"]
+    assert dict(zip(names, busy.sum(axis=0)[:-1].tolist(), strict=True)) == {n: ns for n, ns in shares.items() if ns}
+    assert edges[0] <= clock.start_ns and edges[-1] == clock.start_ns + clock.elapsed_ns
+    assert busy.shape == (len(edges) - 1, len(names) + 1) and (busy.sum(axis=1) <= np.diff(edges)).all()
+
+
+@pytest.mark.parametrize(("uuid", "told"), [("GPU-12", "GPU-12"), (None, None)])
+def test_the_gpu_is_named_as_nvml_does(device, monkeypatch, uuid, told):
+    recorder = device.recorder()
+    recorder.start()
+    device.launch()
+    device.synchronize()
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: uuid is not None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: types.SimpleNamespace(uuid=uuid))
+    assert recorder.stop()["power"]["uuid"] == told
+
+
+def test_a_recording_without_work_has_no_device(device):
+    data = record(device, lambda: None)
+    assert data["power"] is None and len(data["power_edges_ns"]) == 0 and data["power_busy"].shape == (0, 1)
+
+
+def test_a_watched_loop_keeps_all_of_it(device, monkeypatch):
+    monkeypatch.setattr(kernels, "KernelRecorder", lambda *args: device.recorder(*args))
+    watched = Watch("watch", torch.nn.Linear(2, 2))
+    watched.start()
+    for _ in range(3):
+        watched.begin_step()
+        with watched.phase("forward"):
+            torch.ops.standin.gemm(torch.ones(2))
+    device.synchronize()
+    watched.stop()
+    data, arrays = watched.data(), watched.arrays()
+    assert data["kernels"]["power"]["names"] == ["gemm"]
+    assert json.loads(json.dumps(data["kernels"])) == data["kernels"]
+    edges = arrays["kernel_power_edges_ns"]
+    assert edges[0] <= data["start_ns"] and edges[-1] == data["start_ns"] + data["clock_ns"]
+    assert arrays["kernel_power_busy"].sum() == data["kernels"]["devices"][0]["busy_ns"]
+    assert len(arrays["kernel_launch_ns"]) == len(arrays["kernel_slices"])
 
 
 def test_launches_of_other_threads_are_told_apart(device):
