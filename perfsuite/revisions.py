@@ -44,7 +44,7 @@ def commit_of(revision: str, folder: Path) -> str:
     if revision.startswith("-"):
         raise ValueError(f"{revision!r} is not a revision: give a branch, a tag or a commit")
     return _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}",
-                what=f"the repository {folder} has no revision {revision!r}; `git log --oneline` lists some")  # fmt: skip
+                what=f"{folder} has no revision {revision!r}; `git log --oneline` lists some")  # fmt: skip
 
 
 @contextmanager

@@ -20,7 +20,8 @@ FOLDERS = {
 LAYERS = (
     {"perfsuite", "perfsuite._native", "perfsuite.csrc"},
     {"perfsuite.stats", "perfsuite.verdict", "perfsuite.revisions", "perfsuite.record", "perfsuite.machine",
-     "perfsuite.topology", "perfsuite.memory_levels", "perfsuite.ceilings", "perfsuite.ceiling_tasks", "perfsuite.torch_rates", "perfsuite.conditions",
+     "perfsuite.topology", "perfsuite.memory_levels", "perfsuite.ceilings", "perfsuite.ceiling_tasks",
+     "perfsuite.torch_rates", "perfsuite.conditions",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
      "perfsuite.build_cache", "perfsuite.torch_extension", "perfsuite.cuda_extension", "perfsuite.signature",
      "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
