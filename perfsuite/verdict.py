@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from perfsuite.stats import student_t
+
 MARGIN = 0.02
 """Within it two things are SAME: what nobody acts on."""
 LEVEL = 0.95
@@ -56,15 +58,18 @@ class Verdict(NamedTuple):
 
 
 def paired(a: Sequence[float], b: Sequence[float], level: float = LEVEL) -> Comparison:
-    """Compare times measured in turns: a[i] and b[i] next to each other.
+    """Compare times measured in turns: a[i] and b[i] next to each other, or of the same seed.
 
-    Raises ValueError where they are not pairs of positive numbers, or fewer than the level needs (6 for 95 %).
+    Fewer pairs than ranks can tell the level with (6 for 95 %) are compared by Student's t of the logarithms. Raises
+    ValueError where they are not pairs of positive numbers, or fewer than 2.
     """
     x, y = _logs(a), _logs(b)
     if len(x) != len(y):
         raise ValueError(f"pairs are needed, not {len(x)} times against {len(y)}")
     d = y - x
     n = len(d)
+    if 2.0**-n > (1 - level) / 2:
+        return _student(d, level)
     averages = np.sort(((d[:, None] + d[None, :]) / 2)[np.triu_indices(n)])
     return _invert(averages, signed_rank_quantile(n, (1 - level) / 2), level, n)
 
@@ -168,6 +173,14 @@ def _invert(values: np.ndarray, quantile: int, level: float, size: int) -> Compa
     low, high = values[quantile], values[len(values) - 1 - quantile]
     middle = float(np.median(values))
     return Comparison(math.exp(middle), math.exp(float(low)), math.exp(float(high)), level, size)
+
+
+def _student(d: np.ndarray, level: float) -> Comparison:
+    if len(d) < 2:
+        raise ValueError(f"{len(d)} pairs are too few for an interval: 2 are needed")
+    middle = float(np.mean(d))
+    half = student_t(level, len(d) - 1) * float(np.std(d, ddof=1)) / math.sqrt(len(d))
+    return Comparison(math.exp(middle), math.exp(middle - half), math.exp(middle + half), level, len(d))
 
 
 def _logs(times: Sequence[float]) -> np.ndarray:
