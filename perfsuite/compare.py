@@ -64,15 +64,15 @@ def as_json(found: Verdict) -> dict[str, Any]:
 
 
 def _runs(records: Records) -> list[dict[str, Any]]:
-    return [run for record in records for run in _score(record and [record])["runs"]]
+    return [run for record in records for run in _score([record])["runs"]]
 
 
 def _score(records: Records) -> dict[str, Any]:
     """Of all clean passes of the records together, as if they were one; its figures are None where there is no score."""
     joined = {**records[0], "passes": [p for record in records for p in record["passes"]]}
     found, reason = score(joined)
-    empty = {"time_to_train_s": None, "samples_to_target": None, "time_per_sample_s": None, "runs": []}
-    return {**empty, **(found or {}), "reason": reason}
+    figures = dict.fromkeys(("time_to_train_s", "samples_to_target", "time_per_sample_s"))
+    return {**figures, "runs": [], **(found or {}), "reason": reason}
 
 
 def _overall(a: Records, b: Records, line: Verdict) -> Verdict:
@@ -134,8 +134,8 @@ def _drift(a: Records, b: Records) -> dict[str, Any]:
         changes[name] = median(rates[1]) / median(rates[0]) if all(rates) else None
     known = [max(change, 1 / change) for change in changes.values() if change]
     if changes["copy"] is None or not known:
-        return {"factor": None, **changes, "reason": "a record carries no yardstick, so that nobody knows how the "
-                                                     "machine changed between them: run both again in one sitting"}  # fmt: skip
+        why = "a record carries no yardstick, so that nobody knows how the machine changed: run both in one sitting"
+        return {"factor": None, **changes, "reason": why}
     return {"factor": max(known), **changes, "reason": None}
 
 
@@ -161,12 +161,13 @@ def _energy(a: Records, b: Records, arrays: GetArrays, drift: Mapping[str, Any])
             for p in record["passes"]:
                 if p["kind"] != "clean" or not p.get("reached") or not p.get("arrays"):
                     continue
-                found = account_blocks.power(p, arrays(record, p["arrays"]), p["start_ns"], p["start_ns"] + p["clock_ns"])
-                if found["available"] and found["energy_j"]:
-                    joules.append({"seed": p["seed"], "joules": found["energy_j"], "samples": p["samples"], "reached": 1})
-                    bounds.append(math.inf if found["bound_j"] is None else found["bound_j"] / found["energy_j"])
-                else:
-                    reasons.append(found["reason"] or "the meter shows no energy")
+                stop_ns = p["start_ns"] + p["clock_ns"]
+                power = account_blocks.power(p, arrays(record, p["arrays"]), p["start_ns"], stop_ns)
+                if not power["available"] or not power["energy_j"]:
+                    reasons.append(power["reason"] or "the meter shows no energy")
+                    continue
+                joules.append({"seed": p["seed"], "samples": p["samples"], "reached": True, "joules": power["energy_j"]})
+                bounds.append(math.inf if power["bound_j"] is None else power["bound_j"] / power["energy_j"])
         sides.append(joules)
     if reasons or not all(sides):
         why = reasons[0] if reasons else "no run reached the target"
@@ -182,8 +183,8 @@ def _memory(a: Records, b: Records) -> dict[str, Any]:
     """Peak bytes of the ledger passes: no chance in it, so that the figures themselves are compared."""
     peaks = []
     for side in (a, b):
-        found = [(p.get("allocator") or {}).get("peak_bytes") for r in side for p in r["passes"] if p["kind"] == "ledger"]
-        peaks.append(max((peak for peak in found if peak), default=None))
+        ledgers = [p for r in side for p in r["passes"] if p["kind"] == "ledger"]
+        peaks.append(max(filter(None, ((p.get("allocator") or {}).get("peak_bytes") for p in ledgers)), default=None))
     if None in peaks:
         return {"peak_bytes": peaks, **as_json(verdict.cannot_tell("a record has no ledger pass with an allocator"))}
     ratio = peaks[1] / peaks[0]
@@ -192,5 +193,6 @@ def _memory(a: Records, b: Records) -> dict[str, Any]:
 
 
 def _name(records: Records) -> dict[str, Any]:
-    return {"records": [r["id"] for r in records], "commit": records[0]["commit"], "ops": records[0]["ops"],
-            "use": records[0]["use"], "runs": sum(p["kind"] == "clean" for r in records for p in r["passes"])}  # fmt: skip
+    first, clean = records[0], sum(p["kind"] == "clean" for r in records for p in r["passes"])
+    return {"records": [r["id"] for r in records], "commit": first["commit"], "ops": first["ops"], "use": first["use"],
+            "runs": clean}  # fmt: skip

@@ -8,6 +8,7 @@ are many comparisons: their intervals have the level that keeps the share of fal
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ def _common_marks(a: tuple[Mapping[str, Any], Arrays], b: tuple[Mapping[str, Any
     steps = [set(np.asarray(side[1].get("ops_mark_steps", ())).tolist()) for side in (a, b)]
     last = min(len(side[1]["step_starts"]) for side in (a, b))
     marks = sorted(step for step in steps[0] & steps[1] if step <= last)
-    return list(zip(marks[:-1], marks[1:], strict=True)) if len(marks) >= 3 else None
+    return list(pairwise(marks)) if len(marks) >= 3 else None
 
 
 def _table(values: Mapping[str, list[list[float]]], paired: bool, drift: float | None,
