@@ -68,7 +68,7 @@ def _runs(records: Records) -> list[dict[str, Any]]:
 
 
 def _score(records: Records) -> dict[str, Any]:
-    """Of all clean passes of the records together, as if they were one; its figures are None where there is no score."""
+    """Of all clean passes of the records, as if they were one record's; figures are None where there is no score."""
     joined = {**records[0], "passes": [p for record in records for p in record["passes"]]}
     found, reason = score(joined)
     figures = dict.fromkeys(("time_to_train_s", "samples_to_target", "time_per_sample_s"))
@@ -166,7 +166,8 @@ def _energy(a: Records, b: Records, arrays: GetArrays, drift: Mapping[str, Any])
                 if not power["available"] or not power["energy_j"]:
                     reasons.append(power["reason"] or "the meter shows no energy")
                     continue
-                joules.append({"seed": p["seed"], "samples": p["samples"], "reached": True, "joules": power["energy_j"]})
+                run = {key: p[key] for key in ("seed", "samples", "reached")}
+                joules.append(run | {"joules": power["energy_j"]})
                 bounds.append(math.inf if power["bound_j"] is None else power["bound_j"] / power["energy_j"])
         sides.append(joules)
     if reasons or not all(sides):

@@ -23,14 +23,14 @@ def split(text: str) -> tuple[str, str]:
 
 
 def interleave(
-    pair: str, folder: Path, workload: str, arguments: list[str], runs: int, seed: int, out: Path,
-    say: Callable[[str], None],
+    pair: str, folder: Path, workload: str, arguments: list[str], runs: int, seed: int, ledger: bool,
+    out: Path, say: Callable[[str], None],
 ) -> tuple[list[Path], list[Path]]:  # fmt: skip
     """Folders of the records of both sides: `runs` runs each, of the seeds from `seed` on, in turns in a drawn order.
 
     folder: somewhere in the repository. workload: a name, or a .py file in the repository, which is taken from each
-    revision. arguments: more of `perfsuite run`. The first run of each side has a ledger pass as well. Records are kept
-    in `out`. Raises ValueError where a revision cannot be built or a run cannot be done there.
+    revision. arguments: more of `perfsuite run`. With `ledger` the first run of each side has a ledger pass as
+    well. Records are kept in `out`. Raises ValueError where a revision cannot be built or a run cannot be done there.
     """
     names = split(pair)
     root = revisions.repository(folder)
@@ -51,7 +51,7 @@ def interleave(
                 say(f"run {i + 1} of {runs} of {names[side]}")
                 to = out / f"{'AB'[side]}-{trees[side].commit[:12]}"
                 command = ["run", workload, "--runs", "1", "--seed", str(seed + i), *arguments,
-                           *([] if i == 0 else ["--no-ledger"]), "--out", str(to.resolve())]  # fmt: skip
+                           *([] if ledger and i == 0 else ["--no-ledger"]), "--out", str(to.resolve())]  # fmt: skip
                 found[side].append(_run(trees[side], names[side], command, to))
     return found
 
