@@ -19,8 +19,9 @@ FOLDERS = {
 # Layers, lowest first. A module may import its own layer and those below; listed by prefix, the longest one decides.
 LAYERS = (
     {"perfsuite", "perfsuite._native", "perfsuite.csrc"},
-    {"perfsuite.stats", "perfsuite.record", "perfsuite.machine", "perfsuite.topology", "perfsuite.memory_levels",
-     "perfsuite.ceiling_tasks", "perfsuite.gpu_state", "perfsuite.torch_rates", "perfsuite.conditions",
+    {"perfsuite.stats", "perfsuite.verdict", "perfsuite.revisions", "perfsuite.record", "perfsuite.machine",
+     "perfsuite.topology", "perfsuite.memory_levels", "perfsuite.ceiling_tasks", "perfsuite.gpu_state",
+     "perfsuite.torch_rates", "perfsuite.conditions",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
      "perfsuite.energy_idle", "perfsuite.energy_kernels", "perfsuite.energy_fit", "perfsuite.energy_observations",
      "perfsuite.clock_events", "perfsuite.sensor_behaviour", "perfsuite.renewals",
@@ -35,9 +36,10 @@ LAYERS = (
      "perfsuite.account_samples", "perfsuite.account_counters", "perfsuite.account_bytes", "perfsuite.account_memory",
      "perfsuite.account_mfu", "perfsuite.account_power", "perfsuite.account_kernel_power",
      "perfsuite.account_overhead", "perfsuite.headline", "perfsuite.ledger"},
+    {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters",
-     "perfsuite.op_inspect.__main__"},
+     "perfsuite.cli_compare", "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).
