@@ -77,7 +77,7 @@ def project(tmp_path: Path) -> Path:
 def run(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     quiet = {"OMP_NUM_THREADS": "1", "PYTHONPATH": "", "PYTEST_ADDOPTS": "", **environment}
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "PERFSUITE_"))}
-    return subprocess.run([sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments], cwd=root,
+    return subprocess.run([sys.executable, "-m", "pytest", "-p", "no:hypothesispytest", *arguments], cwd=root,
                           env=clean | quiet, capture_output=True, text=True, timeout=300)  # fmt: skip
 
 
