@@ -40,6 +40,8 @@ class BenchSession:
     def _benchmarks(self) -> list[Any]:
         """Those that were measured."""
         session = self._config.pluginmanager.get_plugin("pytest-benchmark")
+        if session is None:  # its own start failed
+            return []
         return [bench for bench in session.benchmarks if bench and not bench.has_error and bench.stats]
 
     def pytest_report_header(self) -> list[str]:
@@ -48,8 +50,7 @@ class BenchSession:
             return ["perfsuite: pytest-xdist is active, which disables benchmarks: nothing is measured"]
         if self._baseline_text:
             budget_s = self._config.getoption("perfsuite_budget")
-            return [f"perfsuite: verdicts against {self._baseline_text}; at most {budget_s:g} s a benchmark beyond the "
-                    "tests themselves"]  # fmt: skip
+            return [f"perfsuite: verdicts against {self._baseline_text}, at most {budget_s:g} s for each benchmark"]
         return []
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -86,7 +87,11 @@ class BenchSession:
         """Build the revision now: what fails is told before the tests run."""
         found = [item for item in session.items if "benchmark" in getattr(item, "fixturenames", ())]
         self._locations = {item.nodeid: item.location for item in found}
-        if not self._baseline_text or self._baseline or not found or self._config.option.collectonly:
+        if not self._baseline_text or not found or self._config.option.collectonly:
+            return
+        budget_s = self._config.getoption("perfsuite_budget")
+        self._say(f"{len(found)} benchmarks: verdicts after at most {budget_s * len(found):g} s more")
+        if self._baseline:
             return
         from perfsuite.bench_plugin import trees
 
@@ -168,6 +173,12 @@ class BenchSession:
     def pytest_benchmark_update_json(self, config: pytest.Config, benchmarks: list[Any],
                                      output_json: dict[str, Any]) -> None:  # fmt: skip
         """Add this machine, its yardstick and the rounds to what pytest-benchmark stores."""
+        try:
+            self._add(benchmarks, output_json)
+        except Exception as error:  # whatever it is, somebody's own measurements must still be stored
+            self._error = f"nothing was added to the stored JSON: {type(error).__name__}: {error}"
+
+    def _add(self, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
         from perfsuite.bench_plugin import stored
 
         by_name = {bench.fullname: bench for bench in benchmarks if bench}
@@ -199,8 +210,11 @@ class BenchSession:
         from perfsuite.verdict import CANNOT_TELL
 
         found = {bench.fullname: ours for bench in self._benchmarks if (ours := bench.extra_info.get(SECTION))}
-        if found or self._judged or self._error:
+        nothing = self._baseline_text and not self._judged and not self._error
+        if found or self._judged or self._error or nothing:
             terminalreporter.section("perfsuite")
+        if nothing:
+            terminalreporter.write_line("no benchmark was measured: nothing is compared", yellow=True, bold=True)
         if found or self._judged:
             from perfsuite.bench_plugin.columns import table
 
