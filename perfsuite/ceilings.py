@@ -131,14 +131,15 @@ def save(ceilings: dict[str, Any]) -> tuple[Path | None, str | None]:
     return path, None
 
 
-def yardstick(repeats: int = 25, threads: int | None = None) -> dict[str, Any]:
+def yardstick(repeats: int = 25, threads: int | None = None, products: bool = True) -> dict[str, Any]:
     """A fixed copy (32 MiB to 32 MiB, a quarter at a time) and a fixed GEMM (512 x 512 float32), `repeats` times each.
 
     About 0.1 s in all. Raw rates, to tell how a machine drifts between two sittings; None with a reason without torch.
+    products False: without the GEMM, and torch is not imported.
     """
     cpus = topology.worker_cpus(threads)
     run = _native.MemoryBench(cpus, _YARDSTICK_BYTES).run("copy", _YARDSTICK_BYTES, 1, repeats, slices=4)
-    reason = torch_reason()
+    reason = torch_reason() if products else "not asked for: torch is not loaded in this process"
     rates = None
     if reason is None:
         with torch_threads(len(cpus)):

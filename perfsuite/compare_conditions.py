@@ -11,7 +11,7 @@ _TASK = {
     "device": lambda r: r["device"],
     "target": lambda r: (r["target"] or {}).get("value"),
 }
-_MACHINE = {
+MACHINE = {
     "processor": lambda fp: fp["cpu"]["model"] or fp["cpu"]["architecture"],
     "processors available": lambda fp: fp["cpu"]["logical_available"],
     "processor quota": lambda fp: fp["cpu"]["quota_cpus"],
@@ -36,7 +36,7 @@ def obstacles(a: Records, b: Records) -> list[str]:
     found = []
     for what, of in _TASK.items():
         found += _unequal(what, a, b, of)
-    for what, of in _MACHINE.items():
+    for what, of in MACHINE.items():
         found += _unequal(what, a, b, lambda r, of=of: of(r["machine"]["fingerprint"]))
     for side, records in (("A", a), ("B", b)):
         for record in records:

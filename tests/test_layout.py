@@ -38,8 +38,8 @@ LAYERS = (
      "perfsuite.account_overhead", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
-    {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters",
-     "perfsuite.cli_compare", "perfsuite.op_inspect.__main__"},
+    {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters", "perfsuite.cli_compare",
+     "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin", "perfsuite.bench_plugin"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).
@@ -114,7 +114,8 @@ def test_every_package_is_listed() -> None:
 
 @pytest.mark.parametrize(
     "module", ["perfsuite", "perfsuite.cli", "perfsuite.ledger", "perfsuite.record", "perfsuite.report.html",
-               "perfsuite.report.terminal", "perfsuite.watch", "perfsuite.machine", "perfsuite.kernels.contract"]
+               "perfsuite.report.terminal", "perfsuite.watch", "perfsuite.machine", "perfsuite.kernels.contract",
+               "perfsuite.pytest_plugin", "perfsuite.bench_plugin.session", "perfsuite.bench_plugin.fixture"]
 )  # fmt: skip
 def test_importing_loads_no_torch(module: str) -> None:
     code = f"import sys, {module}; print([m for m in ('torch', 'triton') if m in sys.modules])"
