@@ -30,10 +30,11 @@ LAYERS = (
     {"perfsuite.instruments", "perfsuite.workloads", "perfsuite.op_inspect"},
     {"perfsuite.watch", "perfsuite.account_phases", "perfsuite.account_ops", "perfsuite.account_checks",
      "perfsuite.account_blocks", "perfsuite.account_overhead", "perfsuite.headline", "perfsuite.ledger"},
-    {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions"},
+    {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions",
+     "perfsuite.track"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops",
-     "perfsuite.cli_compare", "perfsuite.op_inspect.__main__"},
+     "perfsuite.cli_compare", "perfsuite.cli_track", "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).
