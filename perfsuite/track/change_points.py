@@ -52,7 +52,8 @@ def best_split(values: Sequence[float], autocorrelation: float = 0.0, seed: int 
     index = int(np.argmax(statistics)) + MIN_SEGMENT
     shrunk = (1 - autocorrelation) / (1 + autocorrelation)
     p_value = max(_p_value(below, widths, float(statistics.max()) * shrunk, seed), 1 / math.comb(n, index))
-    if p_value <= 3 / math.comb(n, index):  # a complete separation: orders can say no more, distances can
+    before, after = x[:index], x[index:]
+    if before.max() < after.min() or before.min() > after.max():  # orders can say no more, distances can
         p_value = min(p_value, (n - 2 * MIN_SEGMENT + 1) * student_p(x, index, shrunk))
     return Split(index, p_value)
 
@@ -119,10 +120,11 @@ def autocorrelation(values: Sequence[float]) -> float:
     x = np.asarray(values, dtype=float)
     if len(x) < 2 * ENOUGH_POINTS:
         return 0.0
-    scale = 4 * noise_scale(x)
-    if scale == 0:
+    most = 3.5 * math.sqrt(2) * noise_scale(x)
+    if most == 0:
         return 0.0
-    one, two = (float(np.mean(np.clip(x[lag:] - x[:-lag], -scale, scale) ** 2)) for lag in (1, 2))
+    differences = [x[lag:] - x[:-lag] for lag in (1, 2)]
+    one, two = (float(np.mean(d[np.abs(d) <= most] ** 2)) for d in differences)
     return min(max(two / one - 1 - 1 / math.sqrt(len(x)), 0.0), 0.9)
 
 
