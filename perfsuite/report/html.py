@@ -5,19 +5,14 @@ did the time go, how near to the machine's limits, what did it cost to measure; 
 What is not there is a sentence that says why.
 """
 
-import json
-from pathlib import Path
 from typing import Any
-
-from plotly.offline import get_plotlyjs
 
 from perfsuite.report import charts, figures, tables
 from perfsuite.report.conditions import conditions
 from perfsuite.report.figures import count, seconds, si
 from perfsuite.report.icicle import icicle
 from perfsuite.report.markup import Markup, join, paragraph, section, tag, text
-
-_HERE = Path(__file__).parent
+from perfsuite.report.page import chart_place, page
 
 
 def render(account: dict[str, Any]) -> str:
@@ -25,35 +20,7 @@ def render(account: dict[str, Any]) -> str:
     drawn: dict[str, charts.Chart] = {}
     body = join(_sections(account, drawn), "\n")
     title = text(" ".join(filter(None, (account["workload"], account["scale"], account["id"]))))
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<script type="application/json" id="charts">{_script_json(drawn)}</script>
-<script>{get_plotlyjs()}</script>
-<script>
-{script}</script>
-</body>
-</html>
-"""
-
-
-def _script_json(document: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    dumped = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    return dumped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return page(title, body, drawn)
 
 
 def _sections(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
@@ -129,26 +96,13 @@ def _tile(label: str, value: str, under: str, class_: str = "") -> Markup:
     return tag("div", join(content), class_=f"tile {class_}".strip())
 
 
-def _chart(name: str, chart: charts.Chart, drawn: dict[str, charts.Chart], label: str) -> Markup:
-    """The place where the page's script draws the chart, and buttons where it has several views."""
-    drawn[name] = chart
-    views = list(chart["views"])
-    buttons = [
-        tag("button", view, type="button", data_view=view, aria_pressed=str(view == views[0]).lower()) for view in views
-    ]
-    switch = tag("div", join(buttons), class_="switch", data_for=name) if len(views) > 1 else ""
-    place = tag("div", "", id=f"chart-{name}", class_="chart", data_chart=name, role="img", aria_label=label,
-                style=f"height:{chart['height']}px")  # fmt: skip
-    return join([switch, place])
-
-
 def _convergence(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
     chart = charts.convergence(account)
     if chart is None:
         reason = account["score_reason"] or "no run was evaluated"
         return [paragraph(f"There is no convergence curve: {reason}.", "absent")]
     said = "Every evaluation of every run; the last one of each is the larger mark."
-    return [paragraph(said), _chart("convergence", chart, drawn, "quality of every run against the target")]
+    return [paragraph(said), chart_place("convergence", chart, drawn, "quality of every run against the target")]
 
 
 def _time(ledger: dict[str, Any] | None, drawn: dict[str, charts.Chart]) -> list[Markup]:
@@ -161,7 +115,7 @@ def _time(ledger: dict[str, Any] | None, drawn: dict[str, charts.Chart]) -> list
             "The whole clock, from the run to its phases to what is in them; the area of a tile is its time. "
             "Click a tile to go in, the first column to come out."
         )
-        parts += [paragraph(said), _chart("icicle", chart, drawn, "time of the run by phase, module and op")]
+        parts += [paragraph(said), chart_place("icicle", chart, drawn, "time of the run by phase, module and op")]
     return parts
 
 
@@ -179,7 +133,7 @@ def _roofline(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[M
     chart, said = charts.roofline(account)
     if chart is None:
         return [paragraph(said, "absent")]
-    return [paragraph(said), _chart("roofline", chart, drawn, "ops under the roofs of this machine")]
+    return [paragraph(said), chart_place("roofline", chart, drawn, "ops under the roofs of this machine")]
 
 
 def _memory(account: dict[str, Any]) -> list[Markup]:
@@ -211,7 +165,7 @@ def _series(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Mar
     chart, power = charts.series(account), account["power"]
     parts = []
     if chart:
-        parts.append(_chart("series", chart, drawn, "what the sampler saw over time"))
+        parts.append(chart_place("series", chart, drawn, "what the sampler saw over time"))
     else:
         parts.append(paragraph("There is no series: the sampler recorded nothing in this pass.", "absent"))
     if not power["available"]:

@@ -10,7 +10,9 @@ from rich.text import Text
 from perfsuite.report.compare_text import interval
 from perfsuite.report.figures import UNKNOWN, seconds, si
 
-STYLES = {"real": "red", "machine changed": "blue", "harness changed": "magenta", "noise": "dim"}
+STYLES = {"real": "red", "machine": "blue", "harness": "magenta", "noise": "dim"}
+"""By the first word of a class."""
+_WIDTH = 100
 _MOST_UNUSABLE = 8
 _MOST_STEADY = 40
 
@@ -87,22 +89,27 @@ def notes(found: dict[str, Any], most: int = _MOST_UNUSABLE) -> list[str]:
 
 
 def _table(rows: list[dict[str, Any]], machine: str | None) -> Table:
+    cells = [_cells(row) for row in rows]
     table = Table(title=machine, title_justify="left", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column("benchmark", no_wrap=True, overflow="ellipsis", ratio=1, min_width=18)
-    for heading in ("points", "latest", "against first"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("newest change", "at", "class"):
-        table.add_column(heading, no_wrap=True)
-    for row in rows:
-        newest = row["changes"][-1] if row["changes"] else None
-        name = Text(_shortened(title(row), 30), style="bold red" if row["failing"] else "")
-        cells = [name, str(len(row["points"])), figure(row["latest"], row["unit"]), f"{row['ratio']:.3g}x"]
-        if newest is None:
-            table.add_row(*cells, UNKNOWN, "", "")
-        else:
-            table.add_row(*cells, _change(newest), newest["name"],
-                          Text(newest["class"], style=STYLES[newest["class"]]))  # fmt: skip
+    headings = ("points", "latest", "/ first", "newest change", "at", "class")
+    widths = [max(len(heading), *(len(line[i]) for line in cells)) for i, heading in enumerate(headings)]
+    left = _WIDTH - sum(widths) - len(widths) - 2
+    table.add_column("benchmark", no_wrap=True)
+    for heading, width in zip(headings, widths, strict=True):
+        table.add_column(heading, justify="right" if heading in headings[:3] else "left", no_wrap=True, min_width=width)
+    for row, line in zip(rows, cells, strict=True):
+        name = Text(_shortened(title(row), max(left, 20)), style="bold red" if row["failing"] else "")
+        table.add_row(name, *line[:-1], Text(line[-1], style=STYLES.get(line[-1], "")))
     return table
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    newest = row["changes"][-1] if row["changes"] else None
+    told = [UNKNOWN, "", ""]
+    if newest:
+        commit, plus, _ = newest["name"].partition("+")
+        told = [_change(newest), commit[:9] + plus, newest["class"].removesuffix(" changed")]
+    return [str(len(row["points"])), figure(row["latest"], row["unit"]), f"{row['ratio']:.3g}x", *told]
 
 
 def _change(change: dict[str, Any]) -> str:
@@ -113,7 +120,7 @@ def _change(change: dict[str, Any]) -> str:
 def _evidence(row: dict[str, Any], change: dict[str, Any]) -> Text:
     text = Text()
     text.append(f"{_shortened(title(row), 60)}: ", style="bold" if change["failing"] else "")
-    text.append(change["class"], style=STYLES[change["class"]])
+    text.append(change["class"], style=STYLES[change["class"].split()[0]])
     said = change["evidence"]
     if change["class"] == "real" and change["verdict"] == "CANNOT_TELL":
         said += f"; CANNOT_TELL by how much: {change['why']}"
