@@ -36,9 +36,11 @@ def track(places: tuple[Path, ...], benchmark: str | None, machine: str | None, 
     else:
         from rich.console import Console
 
-        from perfsuite.report.track_text import render
+        from perfsuite.report.track_text import WIDTH, render
 
-        Console().print(render(found))
+        console = Console()
+        console = console if console.is_terminal else Console(width=WIDTH)  # CI: rich takes 80 where nobody looks
+        console.print(render(found, console.width))
     if page is not None:
         click.echo(f"page: {page}", err=True)
     return 1 if any(row["failing"] for row in found["series"]) else 0

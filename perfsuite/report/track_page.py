@@ -11,7 +11,8 @@ from perfsuite.report.markup import Cell, Markup, join, number, paragraph, secti
 from perfsuite.report.page import chart_place, page
 from perfsuite.report.track_text import figure, notes, ordered, title
 
-HUES = {"real": "--hue-5", "machine changed": "--hue-1", "harness changed": "--hue-4", "noise": "--muted"}
+HUES = {"real, slower": "--hue-5", "real, faster": "--hue-3", "machine changed": "--hue-1",
+        "harness changed": "--hue-4", "noise": "--muted"}  # fmt: skip
 _HEIGHT = 168
 _MOST_STEADY = 60
 """Charts of series that did not change; the browser draws about 20 a second."""
@@ -45,26 +46,26 @@ def _answer(found: dict[str, Any], changed: list[dict[str, Any]]) -> Markup:
     answer = f"{failing} of {count} series stand slower" if failing else f"No slow-down stands in {count} series"
     machines = ", ".join(found["machines"])
     kicker = join([tag("strong", "Benchmarks over commits"), f" {machines}; {found['files']} files"])
-    kinds = [change["class"] for row in changed for change in row["changes"]]
-    counted = ", ".join(f"{kinds.count(kind)} {kind}" for kind in HUES if kind in kinds)
+    kinds = [_kind(change) for row in changed for change in row["changes"]]
+    counted = "; ".join(f"{kinds.count(kind)} {kind}" for kind in HUES if kind in kinds)
     under = paragraph(f"Changes found: {counted}." if counted else "No change was found.", "quiet")
     headline = tag("h1", answer, class_="missed" if failing else None)
     return tag("header", join([paragraph(kicker, "kicker"), headline, under]))
 
 
 def _table(rows: list[dict[str, Any]], several: bool) -> Markup:
-    columns = [("benchmark", False), ("points", True), ("latest", True), ("against first", True), ("at", False),
-               ("change (95 %)", False), ("verdict", False), ("class", False), ("evidence", False)]  # fmt: skip
+    columns = [("benchmark", False), ("latest", True), ("against first", True), ("at", False), ("change (95 %)", False),
+               ("verdict", False), ("class, and what says so", False)]  # fmt: skip
     lines = []
     for row in rows:
         name = tag("a", _named(row, several), href=f"#{_anchor(row)}")
         for i, change in enumerate(reversed(row["changes"])):
-            first = [name, number(len(row["points"]), str(len(row["points"]))),
-                     number(row["latest"], figure(row["latest"], row["unit"])),
-                     number(row["ratio"], f"{row['ratio']:.3g}x")] if i == 0 else [Cell("")] * 4  # fmt: skip
+            first = [name, number(row["latest"], figure(row["latest"], row["unit"])),
+                     number(row["ratio"], f"{row['ratio']:.3g}x")] if i == 0 else [Cell("")] * 3  # fmt: skip
             word = tag("span", change["verdict"], class_="no" if change["failing"] else None)
-            lines.append([*first, tag("code", change["name"]), interval(change), word, _class(change["class"]),
-                          tag("small", change["evidence"])])  # fmt: skip
+            kind = join([_class(_kind(change), change["class"]), tag("small", change["evidence"], class_="under")])
+            size = tag("span", interval(change), class_="entry")
+            lines.append([*first, tag("code", change["name"]), size, word, kind])
     return table(columns, lines, "track")
 
 
@@ -72,7 +73,7 @@ def _charts(rows: list[dict[str, Any]], several: bool, drawn: dict[str, Chart]) 
     figures = []
     for row in rows:
         name = f"series-{len(drawn)}"
-        said = [figure(row["latest"], row["unit"])]
+        said = [figure(row["latest"], row["unit"]), f"{len(row['points'])} points"]
         if row["changes"]:
             said.append(f"{row['ratio']:.3g}x of the first")
         head = tag("figcaption", join([tag("b", _named(row, several)), tag("small", ", ".join(said))]))
@@ -98,7 +99,7 @@ def chart(row: dict[str, Any]) -> Chart:
         })  # fmt: skip
     shapes = []
     for change in row["changes"]:
-        hue = HUES[change["class"]]
+        hue = HUES[_kind(change)]
         shapes.append({"type": "line", "xref": "x", "yref": "paper", "x0": change["index"] - 0.5, "y0": 0, "y1": 1,
                        "x1": change["index"] - 0.5, "line": {"color": hue, "width": 1.5, "dash": "dot"}})  # fmt: skip
         data.append({
@@ -108,11 +109,18 @@ def chart(row: dict[str, Any]) -> Chart:
         })  # fmt: skip
     layout = {
         "showlegend": False, "shapes": shapes, "margin": {"l": 54, "r": 10, "t": 6, "b": 26}, "hovermode": "closest",
-        "xaxis": {"tickvals": [0, count - 1] if count > 1 else [0], "range": [-0.8, count - 0.2], "showgrid": False,
-                  "ticktext": [plain(points[i]["name"], 12) for i in ((0, count - 1) if count > 1 else (0,))]},
+        "annotations": [_end(points, 0, "left"), _end(points, count - 1, "right")] if count > 1 else [],
+        "xaxis": {"range": [-0.8, count - 0.2], "showgrid": False, "showticklabels": False, "ticks": ""},
         "yaxis": {"range": _range(values), "nticks": 5, "tickformat": "~s", "ticksuffix": unit},
     }  # fmt: skip
     return {"views": {"history": {"data": data, "layout": layout}}, "height": _HEIGHT}
+
+
+def _end(points: list[dict[str, Any]], index: int, side: str) -> dict[str, Any]:
+    """The name of the first or the last commit, under its end of the axis."""
+    return {"xref": "paper", "yref": "paper", "x": 0 if side == "left" else 1, "y": 0, "xanchor": side, "yanchor": "top",
+            "yshift": -3, "showarrow": False, "text": plain(points[index]["name"], 18),
+            "font": {"color": "--muted", "size": 11}}  # fmt: skip
 
 
 def _range(values: list[float]) -> list[float]:
@@ -155,11 +163,18 @@ def _anchor(row: dict[str, Any]) -> str:
     return f"b-{hashlib.sha256(said.encode()).hexdigest()[:12]}"
 
 
-def _class(word: str) -> Markup:
-    return join([tag("span", "", class_="key", style=f"background:var({HUES[word]})"), word])
+def _kind(change: dict[str, Any]) -> str:
+    """What decides the colour of a change."""
+    if change["class"] == "real":
+        return "real, slower" if change["ratio"] > 1 else "real, faster"
+    return change["class"]
+
+
+def _class(kind: str, shown: str) -> Markup:
+    return tag("span", join([tag("span", "", class_="key", style=f"background:var({HUES[kind]})"), shown]), class_="entry")
 
 
 def _key() -> Markup:
-    shown = join([tag("span", _class(word), class_="entry") for word in HUES])
+    shown = join([_class(kind, kind) for kind in HUES])
     said = " Triangles point up where it takes longer; lines are the medians of each stretch."
     return paragraph(join([shown, said]), "quiet")

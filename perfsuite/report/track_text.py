@@ -12,13 +12,14 @@ from perfsuite.report.figures import UNKNOWN, seconds, si
 
 STYLES = {"real": "red", "machine": "blue", "harness": "magenta", "noise": "dim"}
 """By the first word of a class."""
-_WIDTH = 100
+WIDTH = 100
+"""Columns, where there is no terminal."""
 _MOST_UNUSABLE = 8
 _MOST_STEADY = 40
 
 
-def render(found: dict[str, Any]) -> RenderableType:
-    """What perfsuite.track.track() returned."""
+def render(found: dict[str, Any], width: int = WIDTH) -> RenderableType:
+    """What perfsuite.track.track() returned, in `width` columns."""
     parts: list[RenderableType] = [headline(found)]
     rows = ordered(found["series"])
     changed = [row for row in rows if row["changes"]]
@@ -28,7 +29,7 @@ def render(found: dict[str, Any]) -> RenderableType:
     for machine in found["machines"]:
         of_machine = [row for row in shown if row["machine"] == machine]
         if of_machine:
-            parts.append(_table(of_machine, machine if several else None))
+            parts.append(_table(of_machine, machine if several else None, width))
     if len(steady) > _MOST_STEADY:
         parts.append(Text(f"{len(steady) - _MOST_STEADY} more did not change.", style="dim"))
     parts += [_evidence(row, change) for row in changed for change in row["changes"][-1:]]
@@ -88,15 +89,15 @@ def notes(found: dict[str, Any], most: int = _MOST_UNUSABLE) -> list[str]:
     return said
 
 
-def _table(rows: list[dict[str, Any]], machine: str | None) -> Table:
+def _table(rows: list[dict[str, Any]], machine: str | None, width: int) -> Table:
     cells = [_cells(row) for row in rows]
     table = Table(title=machine, title_justify="left", box=SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     headings = ("points", "latest", "/ first", "newest change", "at", "class")
     widths = [max(len(heading), *(len(line[i]) for line in cells)) for i, heading in enumerate(headings)]
-    left = _WIDTH - sum(widths) - len(widths) - 2
+    left = width - sum(widths) - 2 * (len(widths) + 1) - 1
     table.add_column("benchmark", no_wrap=True)
-    for heading, width in zip(headings, widths, strict=True):
-        table.add_column(heading, justify="right" if heading in headings[:3] else "left", no_wrap=True, min_width=width)
+    for heading, least in zip(headings, widths, strict=True):
+        table.add_column(heading, justify="right" if heading in headings[:3] else "left", no_wrap=True, min_width=least)
     for row, line in zip(rows, cells, strict=True):
         name = Text(_shortened(title(row), max(left, 20)), style="bold red" if row["failing"] else "")
         table.add_row(name, *line[:-1], Text(line[-1], style=STYLES.get(line[-1], "")))
