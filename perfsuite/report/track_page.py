@@ -118,8 +118,8 @@ def chart(row: dict[str, Any]) -> Chart:
 
 def _end(points: list[dict[str, Any]], index: int, side: str) -> dict[str, Any]:
     """The name of the first or the last commit, under its end of the axis."""
-    return {"xref": "paper", "yref": "paper", "x": 0 if side == "left" else 1, "y": 0, "xanchor": side, "yanchor": "top",
-            "yshift": -3, "showarrow": False, "text": plain(points[index]["name"], 18),
+    return {"xref": "paper", "yref": "paper", "x": 0 if side == "left" else 1, "y": 0, "xanchor": side,
+            "yanchor": "top", "yshift": -3, "showarrow": False, "text": plain(points[index]["name"], 18),
             "font": {"color": "--muted", "size": 11}}  # fmt: skip
 
 
@@ -171,7 +171,8 @@ def _kind(change: dict[str, Any]) -> str:
 
 
 def _class(kind: str, shown: str) -> Markup:
-    return tag("span", join([tag("span", "", class_="key", style=f"background:var({HUES[kind]})"), shown]), class_="entry")
+    key = tag("span", "", class_="key", style=f"background:var({HUES[kind]})")
+    return tag("span", join([key, shown]), class_="entry")
 
 
 def _key() -> Markup:

@@ -150,26 +150,34 @@ def _has_few(series: Series) -> bool:
 
 
 def _p_of_few(series: Series) -> float:
-    """Of the clearest step between neighbouring commits; times their number, as the clearest was picked."""
-    logs = np.log(series.values(0, len(series.points), repeats=True))
-    steps = np.cumsum([len(point.repeats) for point in series.points])[:-1]
-    return min(1.0, len(steps) * min(change_points.student_p(logs, int(step)) for step in steps))
+    """Of the clearest step between commits; times their number, as the clearest was picked."""
+    steps = range(1, len(series.points))
+    return min(1.0, len(steps) * min(_step_p(series, 0, step, len(series.points)) for step in steps))
+
+
+def _step_p(series: Series, start: int, step: int, stop: int) -> float:
+    before, after = (series.values(*each, repeats=True) for each in ((start, step), (step, stop)))
+    return change_points.student_p(np.log([*before, *after]), len(before))
 
 
 def _of_few(series: Series) -> list[Change]:
-    """Steps from a level to the next commit whose repeats have a verdict."""
-    edges = [0]
-    for index in range(1, len(series.points)):
-        before, after = (series.values(*each, repeats=True) for each in ((edges[-1], index), (index, index + 1)))
-        try:
-            word = verdict.judge(verdict.unpaired(before, after)).word
-        except ValueError:
-            continue
-        if word in (verdict.SLOWER, verdict.FASTER):
-            edges.append(index)
-    edges.append(len(series.points))
+    """Steps between commits whose repeats, all of those before and after, have a verdict; by bisecting."""
+    edges = [0, *_steps(series, 0, len(series.points)), len(series.points)]
     return [_change(series, edges[i - 1], edges[i], edges[i + 1], edges[i], edges[i], 0.0)
             for i in range(1, len(edges) - 1)]  # fmt: skip
+
+
+def _steps(series: Series, start: int, stop: int) -> list[int]:
+    if stop - start < 2:
+        return []
+    step = min(range(start + 1, stop), key=lambda each: _step_p(series, start, each, stop))
+    try:
+        found = verdict.unpaired(series.values(start, step, repeats=True), series.values(step, stop, repeats=True))
+    except ValueError:
+        return []
+    if verdict.judge(found).word not in (verdict.SLOWER, verdict.FASTER):
+        return []
+    return [*_steps(series, start, step), step, *_steps(series, step, stop)]
 
 
 def _with_newest(series: Sequence[Series], found: list[list[Change]]) -> list[list[Change]]:
