@@ -363,9 +363,10 @@ def test_a_real_suite_over_its_commits(tmp_path: Path) -> None:
     for commit in commits:
         git(tmp_path, "checkout", "--quiet", commit)
         for _ in range(2):
-            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--benchmark-autosave"]
-            done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-                                  capture_output=True, text=True)  # fmt: skip
+            command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                       "-p", "pytest_benchmark.plugin", "--benchmark-autosave"]  # fmt: skip
+            alone = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+            done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **alone}, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
     git(tmp_path, "checkout", "--quiet", "main")
     done = run("--json", cwd=tmp_path)

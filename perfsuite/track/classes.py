@@ -18,6 +18,9 @@ _NEAR = 5
 """Points on each side whose conditions are compared."""
 _TOGETHER, _MOST_OF, _ALIKE = 8, 0.8, 0.4
 """From so many series on, so large a share of them that changed by so nearly the same (of the logarithm)."""
+_UNCHANGED = ("neither machine, options nor the benchmark's code changed",
+              "neither machine nor options changed; whether the benchmark's code did is not known")  # fmt: skip
+"""By whether the code is not known."""
 _HARDWARE_ONLY = ("fingerprint", "host", "kernel")
 
 
@@ -43,13 +46,17 @@ def _class(series: Series, changes: Sequence[Change], i: int, history: History,
     if why:
         return Class(NOISE, why)
     before, after = series.points[change.start : change.index], series.points[change.index : change.stop]
-    why = _machine(series, change, before, after) or together(series, change)
+    why = _machine(series, change, before, after)
     if why:
         return Class(MACHINE, why)
-    why = _harness(series, change, before, after, history)
+    code = _code(series, change, history)
+    told = [f"option {key} {a} -> {b}" for key, (a, b) in _differing(series, change, "options").items()]
+    if told or code:
+        return Class(HARNESS, "; ".join([*told, *(code or [])]))
+    why = together(series, change)
     if why:
-        return Class(HARNESS, why)
-    return Class(REAL, _where(series, change, history))
+        return Class(MACHINE, why)
+    return Class(REAL, f"{_where(series, change, history)}: {_UNCHANGED[code is None]}")
 
 
 def _noise(series: Series, changes: Sequence[Change], i: int) -> str | None:
@@ -60,15 +67,15 @@ def _noise(series: Series, changes: Sequence[Change], i: int) -> str | None:
         return "one measurement of the newest commit only: measure it again to confirm it"
     if relative(ratio) <= math.log1p(change.usual):
         return f"within what this series does without a change ({100 * change.usual:.2g} %)"
-    for first, second, role in ((i, i + 1, "left"), (i - 1, i, "back")):
-        if first < 0 or second >= len(changes):
-            continue
-        a, b = changes[first], changes[second]
-        length = b.index - a.index
-        whole = a.verdict.ratio * b.verdict.ratio
-        if length <= RETURNS_WITHIN and relative(whole) <= max(0.3 * relative(ratio), math.log1p(verdict.MARGIN)):
-            points = f"{length} points" if length > 1 else "one point"
-            return f"the level returned after {points}" if role == "left" else f"return from a burst of {points}"
+    for first in range(i + 1):
+        for last in range(max(i, first + 1), len(changes)):
+            a, b = changes[first], changes[last]
+            length = b.index - a.index
+            if length > RETURNS_WITHIN:
+                break
+            levels = [median(series.values(*stretch)) for stretch in ((a.start, a.index), (b.index, b.stop))]
+            if relative(levels[1] / levels[0]) <= max(0.3 * relative(ratio), math.log1p(verdict.MARGIN)):
+                return f"the level returned after {length} points" if i < last else f"the end of {length} stray points"
     return None
 
 
@@ -118,17 +125,15 @@ def _differing(series: Series, change: Change, of: str) -> dict[str, tuple[str, 
     return {}
 
 
-def _harness(series: Series, change: Change, before: Sequence[Point], after: Sequence[Point],
-             history: History) -> str | None:  # fmt: skip
-    told = [f"option {key} {a} -> {b}" for key, (a, b) in _differing(series, change, "options").items()]
-    one = after[0].repeats[0]
+def _code(series: Series, change: Change, history: History) -> list[str] | None:
+    """Which files of the benchmark's own code changed; None where that is not known."""
+    one = series.points[change.index].repeats[0]
     first = series.points[max(change.first - 1, change.start)]
     last = series.points[min(change.last, change.stop - 1)]
-    if one.source and first.commit and last.commit:
-        files = history.changed_code(first.commit, last.commit, one.source, one.function)
-        place = f"between {first.name} and {last.name}"
-        told += [f"{file} changed {place}" for file in files]
-    return "; ".join(told) or None
+    if not one.source or not first.commit or not last.commit:
+        return None
+    files = history.changed_code(first.commit, last.commit, one.source, one.function)
+    return None if files is None else [f"{file} changed between {first.name} and {last.name}" for file in files]
 
 
 def _where(series: Series, change: Change, history: History) -> str:
@@ -137,14 +142,14 @@ def _where(series: Series, change: Change, history: History) -> str:
     last = series.points[change.last]
     count = history.between(first.commit, last.commit) if first.commit and last.commit else None
     if count == 1:
-        return f"in {last.name}: neither machine, options nor the benchmark's code changed"
-    spans = f"in one of {count} commits after" if count else "after"
-    return f"{spans} {first.name}, up to {last.name}: neither machine, options nor the benchmark's code changed"
+        return f"in {last.name}"
+    return f"{f'in one of {count} commits ' if count else ''}after {first.name}, up to {last.name}"
 
 
 def _together(series: Sequence[Series], found: Sequence[Sequence[Change]]) -> Callable[[Series, Change], str | None]:
     """A judge of whether most series of a machine changed at a commit, the same way and by about as much."""
-    timed = [(one, changes) for one, changes in zip(series, found, strict=True) if not one.quantity.exact]
+    timed = [(one, {point.commit for point in one.points[1:]}, changes)
+             for one, changes in zip(series, found, strict=True) if not one.quantity.exact]  # fmt: skip
 
     def judged(series: Series, change: Change) -> str | None:
         return _common(series, change, timed)
@@ -153,17 +158,17 @@ def _together(series: Sequence[Series], found: Sequence[Sequence[Change]]) -> Ca
 
 
 def _common(series: Series, change: Change,
-            timed: Sequence[tuple[Series, Sequence[Change]]]) -> str | None:  # fmt: skip
+            timed: Sequence[tuple[Series, set[str | None], Sequence[Change]]]) -> str | None:  # fmt: skip
     before, after = series.points[change.start : change.index], series.points[change.index : change.stop]
     if _yardstick(change, before, after) is False:
         return None
     quantity: Quantity = series.quantity
     places = {series.points[i].commit for i in range(change.first, change.last + 1)} - {None}
     measured, ratios = 0, []
-    for other, changes in timed:
+    for other, commits, changes in timed:
         if other.machine != series.machine or other.quantity != quantity:
             continue
-        if not places & {point.commit for point in other.points[1:]}:
+        if not places & commits:
             continue
         measured += 1
         ratios += [c.verdict.ratio for c in changes if other.points[c.index].commit in places][:1]

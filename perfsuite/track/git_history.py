@@ -33,18 +33,18 @@ class History:
             return None
         return self.position[after] - self.position[before]
 
-    def changed_code(self, before: str, after: str, path: str, function: str | None) -> list[str]:
-        """Files that belong to the benchmark `function` in `path` and differ, with what differs in them.
+    def changed_code(self, before: str, after: str, path: str, function: str | None) -> list[str] | None:
+        """Files that belong to the benchmark `function` in `path` and differ; None where the repository lacks them.
 
         Other tests of the file are not looked at, nor comments and layout: a commit that changes the code under test
         often adds a benchmark too. Fixtures are: every conftest.py above the file.
         """
         if self.root is None or before not in self.position or after not in self.position:
-            return []
+            return None
         names = self._names(after)
         own = _find(path, names)
         if own is None:
-            return []
+            return None
         folders = {str(parent) for parent in PurePosixPath(own).parents}
         fixtures = [n for n in names if PurePosixPath(n).name == "conftest.py" and _folder(n) in folders]
         found = []
