@@ -65,8 +65,9 @@ def _noise(series: Series, changes: Sequence[Change], i: int) -> str | None:
         return None
     if not change.confirmed:
         return "one measurement of the newest commit only: measure it again to confirm it"
-    if relative(ratio) <= math.log1p(change.usual):
-        return f"within what this series does without a change ({100 * change.usual:.2g} %)"
+    clear = change.comparison and verdict.judge(change.comparison).word != verdict.CANNOT_TELL
+    if relative(ratio) <= math.log1p(change.usual) or (clear and change.verdict.word == verdict.CANNOT_TELL):
+        return f"not beyond what this series does without a change ({100 * change.usual:.2g} %)"
     for first in range(i + 1):
         for last in range(max(i, first + 1), len(changes)):
             a, b = changes[first], changes[last]
