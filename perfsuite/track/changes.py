@@ -127,7 +127,8 @@ def _usual(logs: np.ndarray, indices: Sequence[int], length: int) -> float:
 
 def _exact(series: Series) -> list[Change]:
     values = series.values(0, len(series.points))
-    steps = [i for i in range(1, len(values)) if relative_step(values[i - 1], values[i]) > EXACT_MARGIN]
+    steps = [i for i, (a, b) in enumerate(pairwise(values), 1)
+             if relative_step(a, b) > EXACT_MARGIN and abs(b - a) > series.quantity.slack]  # fmt: skip
     edges = [0, *steps, len(values)]
     found = []
     for i, index in enumerate(steps):

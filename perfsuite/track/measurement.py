@@ -15,7 +15,9 @@ class Quantity(NamedTuple):
     name: str
     unit: str
     exact: bool = False
-    """Without chance: every difference is a change."""
+    """Without chance: every difference beyond 0.1 % and `slack` is a change."""
+    slack: float = 0.0
+    """In its unit."""
 
 
 TIME = Quantity("time", "s")
@@ -26,7 +28,7 @@ ENERGY = Quantity("energy", "J")
 BYTES = Quantity("bytes", "B", exact=True)
 FLOPS = Quantity("flops", "", exact=True)
 LAUNCHES = Quantity("launches", "", exact=True)
-PEAK_MEMORY = Quantity("peak memory", "B", exact=True)
+PEAK_MEMORY = Quantity("peak memory", "B", exact=True, slack=4096)  # a page of the allocator
 
 
 @dataclass(frozen=True)
