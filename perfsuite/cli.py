@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import perfsuite
-from perfsuite import cli_compare, cli_counters, cli_ops
+from perfsuite import cli_compare, cli_counters, cli_ops, cli_track
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
@@ -55,6 +55,7 @@ def cli() -> None:
 
 cli.add_command(cli_ops.ops)
 cli.add_command(cli_compare.compare)
+cli.add_command(cli_track.track)
 cli.add_command(cli_counters.counters)
 
 

@@ -149,6 +149,8 @@ def rank_sum_quantile(m: int, n: int, tail: float) -> int:
     """The same for the m n sorted differences: Mann and Whitney's statistic, exact up to 50 in all, normal beyond."""
     if m < 1 or n < 1:
         raise ValueError("times of both sides are needed")
+    if min(m, n) == 1:  # its rank is uniform, which no normal distribution is near
+        return _largest(np.arange(1, m * n + 2) / (m + n), tail, f"{m} and {n} times")
     if m + n > _EXACT_UP_TO:
         return math.floor(m * n / 2 - _normal(tail) * math.sqrt(m * n * (m + n + 1) / 12) - 0.5)
     # Number of ways to choose m of m + n ranks by their statistic: Gaussian binomial coefficients.

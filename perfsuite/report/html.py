@@ -5,11 +5,7 @@ did the time go, how near to the machine's limits, what did it cost to measure; 
 What is not there is a sentence that says why.
 """
 
-import json
-from pathlib import Path
 from typing import Any
-
-from plotly.offline import get_plotlyjs
 
 from perfsuite.report import charts, figures, gpu, mfu, tables
 from perfsuite.report.conditions import conditions
@@ -30,11 +26,10 @@ from perfsuite.report.markup import (
     tiles,
 )
 from perfsuite.report.optional import block, on_gpu
+from perfsuite.report.page import page
 from perfsuite.report.power import power
 from perfsuite.report.power_words import throttled
 from perfsuite.report.strips import series
-
-_HERE = Path(__file__).parent
 
 
 def render(account: dict[str, Any]) -> str:
@@ -42,35 +37,7 @@ def render(account: dict[str, Any]) -> str:
     drawn: dict[str, charts.Chart] = {}
     body = join(_sections(account, drawn), "\n")
     title = text(" ".join(filter(None, (account["workload"], account["scale"], account["id"]))))
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
-    script = (_HERE / "page.js").read_text(encoding="utf-8")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{title}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-<script type="application/json" id="charts">{_script_json(drawn)}</script>
-<script>{get_plotlyjs()}</script>
-<script>
-{script}</script>
-</body>
-</html>
-"""
-
-
-def _script_json(document: Any) -> str:
-    """JSON that cannot end the script element it stands in."""
-    dumped = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    return dumped.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return page(title, body, drawn)
 
 
 def _sections(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:
