@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from perfsuite import account_blocks, verdict
+from perfsuite import verdict
 from perfsuite.account_phases import Arrays
 from perfsuite.compare_conditions import Records, differences, obstacles
 from perfsuite.compare_split import op_split, phase_split
+from perfsuite.energy import energy_between
 from perfsuite.mlperf.score import score
 from perfsuite.verdict import Comparison, Verdict
 
@@ -161,8 +162,7 @@ def _energy(a: Records, b: Records, arrays: GetArrays, drift: Mapping[str, Any])
             for p in record["passes"]:
                 if p["kind"] != "clean" or not p.get("reached") or not p.get("arrays"):
                     continue
-                stop_ns = p["start_ns"] + p["clock_ns"]
-                power = account_blocks.power(p, arrays(record, p["arrays"]), p["start_ns"], stop_ns)
+                power = _energy_of(p, arrays(record, p["arrays"]))
                 if not power["available"] or not power["energy_j"]:
                     reasons.append(power["reason"] or "the meter shows no energy")
                     continue
@@ -180,17 +180,30 @@ def _energy(a: Records, b: Records, arrays: GetArrays, drift: Mapping[str, Any])
             **as_json(found)}  # fmt: skip
 
 
+def _energy_of(pass_: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    sampler = {**pass_["sampler"], "t_ns": arrays["sampler_t_ns"], "values": arrays["sampler_values"]}
+    return energy_between(sampler, pass_["start_ns"], pass_["start_ns"] + pass_["clock_ns"])
+
+
 def _memory(a: Records, b: Records) -> dict[str, Any]:
     """Peak bytes of the ledger passes: no chance in it, so that the figures themselves are compared."""
     peaks = []
     for side in (a, b):
         ledgers = [p for r in side for p in r["passes"] if p["kind"] == "ledger"]
-        peaks.append(max(filter(None, ((p.get("allocator") or {}).get("peak_bytes") for p in ledgers)), default=None))
+        peaks.append(max(filter(None, map(_peak_bytes, ledgers)), default=None))
     if None in peaks:
         return {"peak_bytes": peaks, **as_json(verdict.cannot_tell("a record has no ledger pass with an allocator"))}
     ratio = peaks[1] / peaks[0]
     found = verdict.judge(Comparison(ratio, ratio, ratio, verdict.LEVEL, 1))
     return {"peak_bytes": peaks, **as_json(found)}
+
+
+def _peak_bytes(pass_: Mapping[str, Any]) -> int | None:
+    """Of the GPU's allocator where the training ran there, else of the CPU's."""
+    on_gpu = pass_.get("gpu_memory") or {}
+    if (on_gpu.get("device") or "cpu") != "cpu":
+        return on_gpu["allocated_peak_bytes"]
+    return (pass_.get("allocator") or {}).get("peak_bytes")
 
 
 def _name(records: Records) -> dict[str, Any]:
