@@ -381,7 +381,9 @@ def test_a_real_suite_over_its_commits(tmp_path: Path) -> None:
             command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
                        "-p", "pytest_benchmark.plugin", "--benchmark-autosave"]  # fmt: skip
             alone = {"PYTHONDONTWRITEBYTECODE": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-            done = subprocess.run(command, cwd=tmp_path, env={**os.environ, **alone}, capture_output=True, text=True)
+            # What a worker of pytest-xdist has in its environment turns benchmarks off.
+            clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+            done = subprocess.run(command, cwd=tmp_path, env=clean | alone, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
     git(tmp_path, "checkout", "--quiet", "main")
     done = run("--json", cwd=tmp_path)
