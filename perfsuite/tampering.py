@@ -21,8 +21,8 @@ _CLASSES = (("torch", "Tensor"), ("torch.cuda", "Event"))
 Picture = dict[str, Any]
 
 
-def picture() -> Picture:
-    """Every callable of the modules that measuring rests on, by its dotted name, and torch's settings."""
+def picture(settings: bool = True) -> Picture:
+    """Every callable of the modules that measuring rests on, by its dotted name, and torch's settings if wanted."""
     seen: Picture = {}
     ours = [name for name in sys.modules if name == "perfsuite" or name.startswith("perfsuite.")]
     for name in (*_WHOLE, *ours, *_TORCH):
@@ -34,7 +34,7 @@ def picture() -> Picture:
         found = getattr(sys.modules.get(module_name), name, None)
         if found is not None:
             seen |= _callables(f"{module_name}.{name}", vars(found))
-    return seen | _settings()
+    return seen | (_settings() if settings else {})
 
 
 def changes(before: Picture) -> list[str]:

@@ -21,7 +21,7 @@ LAYERS = (
     {"perfsuite", "perfsuite._native", "perfsuite.csrc"},
     {"perfsuite.stats", "perfsuite.verdict", "perfsuite.revisions", "perfsuite.record", "perfsuite.machine",
      "perfsuite.topology", "perfsuite.memory_levels", "perfsuite.ceilings", "perfsuite.ceiling_tasks",
-     "perfsuite.torch_rates", "perfsuite.conditions",
+     "perfsuite.torch_rates", "perfsuite.conditions", "perfsuite.tampering",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
      "perfsuite.build_cache", "perfsuite.torch_extension", "perfsuite.cuda_extension", "perfsuite.signature",
      "perfsuite.flops", "perfsuite.roofline", "perfsuite.mlperf",
@@ -32,8 +32,9 @@ LAYERS = (
      "perfsuite.account_blocks", "perfsuite.account_overhead", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
+    {"perfsuite.prove"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops",
-     "perfsuite.cli_compare", "perfsuite.op_inspect.__main__"},
+     "perfsuite.cli_compare", "perfsuite.cli_prove", "perfsuite.op_inspect.__main__"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).

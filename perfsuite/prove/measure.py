@@ -29,13 +29,14 @@ from perfsuite.op_check import check_implementation
 from perfsuite.prove import faster
 from perfsuite.prove.contenders import OURS, CaseBench, Rivals
 from perfsuite.prove.fallback import falls_back
+from perfsuite.prove.inspected import inspected
 
 Say = Callable[[str, float], None]
 
 
 def measure(request: dict[str, Any], say: Say) -> dict[str, Any]:
     """{"bad_input"}, or what was seen: {"checks", "failures", "timed", "fallback", "samples", "rows", "rounds",
-    "absent", "yardsticks", "ours"}. It ends at the first failure; what was not reached is left out."""
+    "absent", "yardsticks", "ours", "kernels", "kernels_reason"}. It ends at the first failure; what was not reached is left out."""
     op, device = contract.op(request["op"]), request["device"]
     rivals = Rivals(op, device)
     machine, cache_bytes = machine_of(device, say)
@@ -67,6 +68,7 @@ def measure(request: dict[str, Any], say: Say) -> dict[str, Any]:
     seen |= {"yardsticks": [one.name for one in rivals.yardsticks], "ours": OURS if rivals.has_ours else None}
     _rounds(benches, theirs.name, seen, request["budget_s"], before, say)
     seen["rows"] = [row for one in benches for row in _rows(one, theirs.name, machine)]
+    seen["kernels"], seen["kernels_reason"] = inspected(op, theirs, device)
     return seen
 
 
@@ -92,7 +94,7 @@ def _rounds(benches: list[CaseBench], theirs: str, seen: dict[str, Any], budget_
         while done < look:
             say(f"faster? round {done + 1}, at most {faster.LOOKS[-1]}", done / faster.LOOKS[-1])
             for one in secrets.SystemRandom().sample(benches, len(benches)):
-                one.round(look_closely=done < 2 or secrets.randbelow(3) == 0)
+                one.round(look_closely=done < 2 or secrets.randbelow(4) == 0)
             done += 1
         if done == faster.LOOKS[0]:
             for one in benches:
