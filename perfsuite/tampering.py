@@ -18,6 +18,9 @@ _TORCH = {
 """Not all of torch: torch.compile itself replaces some of its functions."""
 _CLASSES = (("torch", "Tensor"), ("torch.cuda", "Event"))
 
+_COMPILED = ("__compiled_fn", "__resume_at")
+"""What torch.compile keeps in the modules whose functions it compiled."""
+
 Picture = dict[str, Any]
 
 
@@ -52,7 +55,8 @@ def changes(before: Picture) -> list[str]:
 
 
 def _callables(prefix: str, names: Any) -> Picture:
-    return {f"{prefix}.{name}": value for name, value in names.items() if callable(value)}
+    return {f"{prefix}.{name}": value for name, value in names.items()
+            if callable(value) and not name.startswith(_COMPILED)}  # fmt: skip
 
 
 def _settings() -> Picture:

@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Any
 
@@ -67,7 +67,7 @@ class CaseBench:
     """Contenders of one case and what was measured of them so far."""
 
     def __init__(self, op: Op, case: Case, device: str, cache_bytes: int, contenders: Sequence[Implementation]) -> None:
-        """contenders: eager first, theirs last. Raises what a contender raises at its first call."""
+        """contenders: eager first, theirs last. Raises what theirs raises; others that raise are in `failed`."""
         self.op, self.case, self.device = op, case, device
         self.inputs = calls.make_inputs(op, case, device, cache_bytes, cold=True)
         self.pool = [op.inputs(case, device, torch.Generator().manual_seed(secrets.randbits(62))) for _ in range(DRAWS)]
@@ -76,12 +76,23 @@ class CaseBench:
         self.disagreement: str | None = None
         self._block = clocks.cuda_block if device == "cuda" else clocks.cpu_block
         self._entries: dict[str, tuple[Timed, clocks.Pair, int]] = {}
+        self.failed: dict[str, str] = {}
         for implementation in (*contenders, contenders[0]):
             name = AGAIN if implementation.name in self._entries else implementation.name
-            pair = calls.bind(op, implementation, self.inputs)
+            inputs = self.inputs
+            if name == "liger":  # it writes into upstream gradients
+                inputs = replace(inputs, upstream={key: value.clone() for key, value in inputs.upstream.items()})
+            pair = calls.bind(op, implementation, inputs)
             self._fill(4)
-            self._block(pair, 2, 0)  # compiles, builds, warms up
-            took = min(sample.forward_ns + (sample.backward_ns or 0.0) for sample in self._block(pair, 2, 2))
+            try:
+                self._block(pair, 2, 0)  # compiles, builds, warms up
+                took = min(sample.forward_ns + (sample.backward_ns or 0.0) for sample in self._block(pair, 2, 2))
+            except Exception as error:
+                if implementation is contenders[-1]:
+                    raise
+                line = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                self.failed[name] = f"it fails at {case.name}: {line}"
+                continue
             most = min(MOST_CALLS, len(self.inputs.copies), BLOCK_NS / max(took, 1))
             self._entries[name] = Timed(name), pair, max(1, int(most))
 

@@ -35,25 +35,27 @@ Say = Callable[[str, float], None]
 
 
 def measure(request: dict[str, Any], say: Say) -> dict[str, Any]:
-    """{"bad_input"}, or what was seen: {"checks", "failures", "timed", "fallback", "samples", "rows", "rounds",
-    "absent", "yardsticks", "ours", "kernels", "kernels_reason"}. It ends at the first failure; what was not reached is left out."""
+    """{"bad_input"}, or what was seen: {"checks", "failures", "absent", "timed", "fallback", "samples", "rows",
+    "rounds", "yardsticks", "ours", "kernels", "kernels_reason"}.
+
+    It ends at the first failure, and what was not reached is left out.
+    """
     op, device = contract.op(request["op"]), request["device"]
-    rivals = Rivals(op, device)
-    machine, cache_bytes = machine_of(device, say)
+    cases = [case for case in op.cases(request["scale"] or device) if request["case"] in case.name]
     before = tampering.picture()
     try:
         theirs = kernel_from_file(Path(request["file"]), op)
     except ValueError as error:
         return {"bad_input": str(error)}
     theirs = replace(theirs, name=Path(request["file"]).name)
-    seen: dict[str, Any] = {"checks": [], "failures": tampering.changes(before), "absent": rivals.absent}
+    seen: dict[str, Any] = {"checks": [], "failures": tampering.changes(before), "absent": {}}
     if not seen["failures"]:
         _check(op, theirs, request, seen, say)
+        seen["failures"] += tampering.changes(before)
     if seen["failures"]:
         return seen
-    cases = [case for case in op.cases(request["scale"] or device) if request["case"] in case.name]
-    if not cases:
-        return {"bad_input": f"no case of {op.name} has {request['case']!r} in its name"}
+    rivals = Rivals(op, device)
+    machine, cache_bytes = machine_of(device, say)
     torch._dynamo.config.recompile_limit = max(64, 4 * len(cases))
     seen["fallback"] = [case.name for case in cases if falls_back(op, theirs, case, device)]
     benches = []
@@ -65,7 +67,10 @@ def measure(request: dict[str, Any], say: Say) -> dict[str, Any]:
         except Exception as error:
             seen["failures"].append(f"{case.name}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
             return seen
-    seen |= {"yardsticks": [one.name for one in rivals.yardsticks], "ours": OURS if rivals.has_ours else None}
+    failed = {name: reason for one in benches for name, reason in one.failed.items()}
+    seen["absent"] = {**rivals.absent, **failed}
+    seen["yardsticks"] = [one.name for one in rivals.yardsticks if one.name not in failed]
+    seen["ours"] = OURS if rivals.has_ours and OURS not in failed else None
     _rounds(benches, theirs.name, seen, request["budget_s"], before, say)
     seen["rows"] = [row for one in benches for row in _rows(one, theirs.name, machine)]
     seen["kernels"], seen["kernels_reason"] = inspected(op, theirs, device)

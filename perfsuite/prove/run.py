@@ -58,6 +58,8 @@ def prove(request: Request, say: Callable[[str, float], None], observer: Observe
     op, device = contract.op(request.op), conditions.device(request.device)
     if not request.file.is_file():
         raise ValueError(f"there is no file {request.file}: give a Python file that defines {op.name}(...)")
+    if not any(request.case in case.name for case in op.cases(request.scale or device)):
+        raise ValueError(f"no case of {op.name} has {request.case!r} in its name: without --case all are timed")
     asked = {"file": str(request.file), "op": op.name, "device": device, "scale": request.scale, "case": request.case,
              "budget_s": request.budget_s, "draws": request.draws, "examples": request.examples}  # fmt: skip
     digest = hashlib.sha256(request.file.read_bytes()).hexdigest()
