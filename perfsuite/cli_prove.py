@@ -49,8 +49,13 @@ def prove(file: Path, op: str, workload: str | None, workload_scale: str, runs: 
     request = Request(file=file, op=op, device=device, scale=scale, case=case, budget_s=budget, draws=draws,
                       examples=examples, workload=workload, workload_scale=workload_scale, data=data, pairs=runs,
                       seed=seed, out=out)  # fmt: skip
-    with RunProgress() as progress, Console(stderr=True).status("loading") as status:
-        found = run_prove(request, lambda what, share: status.update(what), progress)
+    with Console(stderr=True).status("loading") as status:
+
+        def observe() -> RunProgress:  # two live displays would write over each other
+            status.stop()
+            return RunProgress()
+
+        found = run_prove(request, lambda what, share: status.update(f"{what} ({share:.0%})"), observe)
     if html:
         record.write_atomically(html, page(found).encode())
     if as_json:

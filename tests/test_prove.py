@@ -11,7 +11,6 @@ import pytest
 from rich.console import Console
 
 from perfsuite import roofline
-from perfsuite.cli import main
 from perfsuite.kernels import contract
 from perfsuite.kernels.contract import Case
 from perfsuite.kernels.own_file import kernel_from_file
@@ -176,28 +175,6 @@ def test_names_cannot_break_out_of_the_page(honest: dict[str, Any], monkeypatch:
     console = Console(width=100, record=True, file=open("/dev/null", "w"))
     console.print(render(found))
     assert "[bold]x[/]" in console.export_text()
-
-
-@pytest.mark.parametrize("arguments, says", [
-    (("nowhere.py", "--op", "rms_norm"), "there is no file nowhere.py"),
-    (("mine.py", "--op", "rms_nrom"), "did you mean rms_norm?"),
-    (("mine.py", "--op", "rms_norm"), "lacks the function rms_norm"),
-    (("broken.py", "--op", "rms_norm"), "SyntaxError"),
-    (("mine.py", "--op", "rms_norm", "--case", "77x77"), "no case of rms_norm has '77x77'"),
-    (("mine.py", "--op", "rms_norm", "--html", "no/where.html"), "there is no folder no"),
-    (("mine.py",), "Missing option '--op'"),
-])  # fmt: skip
-def test_bad_input_is_one_line(arguments: tuple[str, ...], says: str, tmp_path: Path, capsys: Any,
-                               monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
-    (tmp_path / "mine.py").write_text("def other(): pass\n")
-    (tmp_path / "broken.py").write_text("def rms_norm(:\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["perfsuite", "prove", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert ended.value.code == 2 and len(lines) == 1 and says in lines[0], lines
-    assert not (tmp_path / "runs").exists()
 
 
 # -- inspected --------------------------------------------------------------------------------------------------------

@@ -87,6 +87,19 @@ def test_a_result_that_changes_after_its_call_is_noticed() -> None:
     assert kept.changed_later() and not still.changed_later()
 
 
+def test_clocks_that_disagree_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the two runs slowly, block for block; a thread that waits once is nobody's fault."""
+    from perfsuite.prove import contenders
+
+    real = contenders._perf_counter_ns
+    monkeypatch.setattr(contenders, "_perf_counter_ns", lambda: real() // 10)
+    kernel = kernel_from_file(DATA / "my_rms_norm.py", OP)
+    case = Case("float32", {"rows": 4000, "width": 256})
+    bench = CaseBench(OP, case, "cpu", 1, [OP.implementations["eager"], kernel])
+    bench.round(look_closely=False)
+    assert "two clocks disagree" in bench.disagreement
+
+
 def test_calls_of_a_right_kernel_pass() -> None:
     kernel = kernel_from_file(DATA / "my_rms_norm.py", OP)
     bench = CaseBench(OP, CASE, "cpu", 1 << 20, [OP.implementations["eager"], kernel])

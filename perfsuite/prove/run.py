@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,11 @@ class Request:
     out: Path = Path("runs")
 
 
-def prove(request: Request, say: Callable[[str, float], None], observer: Observer) -> dict[str, Any]:
+def prove(request: Request, say: Callable[[str, float], None],
+          observe: Callable[[], AbstractContextManager[Observer]]) -> dict[str, Any]:  # fmt: skip
     """The proof as `perfsuite prove --json` prints it. Raises ValueError for what cannot be proven at all.
+
+    say: told what is done and the share of it that is. observe: called before training, for who is told of its runs.
 
     {"schema", "verdict", "why", "refuted_by", "file", "sha256", "op", "device", "machine", "steps": [{"step", "result":
     "passed" | "refuted" | "cannot tell" | "shown" | "not reached" | "not asked", "why", evidence ...}]}
@@ -72,8 +76,9 @@ def prove(request: Request, say: Callable[[str, float], None], observer: Observe
     if steps[-1]["result"] != "refuted":
         steps.append(_limit(seen, request.file.name))
         if request.workload:
-            found = training.train(op.name, request.file, request.workload, request.workload_scale, device,
-                                   request.data, request.pairs, request.seed, request.out, observer)  # fmt: skip
+            with observe() as observer:
+                found = training.train(op.name, request.file, request.workload, request.workload_scale, device,
+                                       request.data, request.pairs, request.seed, request.out, observer)  # fmt: skip
             steps.append({"step": "training", **found})
         else:
             steps.append({"step": "training", "result": "not asked", "why": "add --workload llama"})
