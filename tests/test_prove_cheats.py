@@ -79,7 +79,7 @@ def test_the_very_calls_that_are_timed_are_looked_at(name: str, says: str) -> No
 
 def test_a_result_that_changes_after_its_call_is_noticed() -> None:
     """What a thread or a stream leaves for later may be there when results are compared."""
-    kept, still = Kept(), Kept()
+    kept, still = Kept("cpu"), Kept("cpu")
     late, there = torch.zeros(5000), torch.full((5000,), torch.nan)
     kept.take((late, there))
     still.take((there,))

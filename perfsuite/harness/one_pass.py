@@ -68,7 +68,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     if request.get("target") is not None:
         config = replace(config, target=replace(config.target, value=request["target"]))
     data_folder = Path(request["data_folder"])
-    before = tampering.picture(settings=False)
+    before = tampering.picture(settings=False) if ops_choice.digests(request["use"]) else {}
     ops_choice.select(request["ops"], request["use"], request["device"])
     build = ops_choice.building(request["ops"], workload.build)
 

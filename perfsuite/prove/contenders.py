@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -28,35 +28,33 @@ DRAWS = 3
 """Sets of inputs that values are taken from, each time scaled by another factor."""
 LOOKED_AT = 4096
 """Elements of each result that are read at the moment the call returns."""
-_draw = random.Random(secrets.randbits(64))  # not torch's generators: a kernel could read their state
+_draw = random.Random(secrets.randbits(64))  # not torch's own generators: a kernel could read their state
+_torch_draw = torch.Generator().manual_seed(secrets.randbits(62))
 _perf_counter_ns, _native_now_ns = time.perf_counter_ns, _native.now_ns
 
 
-@dataclass
 class Kept:
     """What one timed call returned, and some elements of it as they were at that moment."""
 
-    results: list[Any] = field(default_factory=list)
-    """Of the forward, and of the backward where there is one."""
-    at_once: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-    """(result, indices, elements)"""
+    def __init__(self, device: str) -> None:
+        self.results: list[Any] = []
+        """Of the forward, and of the backward where there is one."""
+        self._at_once: list[tuple[Tensor, Tensor, Tensor]] = []
+        # Drawn and on the device beforehand: a copy to it would wait for what it is doing.
+        self._places = torch.rand(LOOKED_AT, generator=_torch_draw, dtype=torch.float64).to(device)
 
     def take(self, result: Any) -> None:
         """Of one step, right after it returned: on a GPU on the stream that it should have worked on."""
         self.results.append(result)
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, Tensor) and tensor.numel():
-                where = torch.randint(tensor.numel(), (min(LOOKED_AT, tensor.numel()),), generator=_torch_draw)
-                where = where.to(tensor.device)
-                self.at_once.append((tensor, where, torch.take(tensor.detach(), where)))
+                where = (self._places * tensor.numel()).long()
+                self._at_once.append((tensor, where, torch.take(tensor.detach(), where)))
 
     def changed_later(self) -> bool:
         """Whether a result was not yet there, or did not stay, when its call had returned."""
         return any(not torch.equal(_bits(torch.take(tensor.detach(), where)), _bits(elements))
-                   for tensor, where, elements in self.at_once)  # fmt: skip
-
-
-_torch_draw = torch.Generator().manual_seed(secrets.randbits(62))
+                   for tensor, where, elements in self._at_once)  # fmt: skip
 
 
 def _bits(values: Tensor) -> Tensor:
@@ -117,7 +115,7 @@ class CaseBench:
             timed, pair, most = self._entries[name]
             count = _draw.randint(math.ceil(most / 2), most)
             values = self._fill(count)
-            kept = Kept()
+            kept = Kept(self.device)
             began = _perf_counter_ns(), _native_now_ns()
             samples = self._block(pair, count, 0, lambda index, result, k=kept, last=count - 1: (
                 k.take(result) if index == last else None))  # fmt: skip
