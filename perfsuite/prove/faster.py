@@ -42,7 +42,7 @@ def judge(samples: Samples, theirs: str, yardsticks: Sequence[str], ours: str | 
     best = max(line["ratio"] for line in deciding)
     audit = None
     if worst["verdict"] == verdict.FASTER and best < 1 / AUDIT:
-        audit = f"{1 / best:.3g} times as fast as the best yardstick: more than {AUDIT:g} times needs an audit"
+        audit = f"{1 / best:.3g} times as fast as the best yardstick: beyond {AUDIT:g} times it needs an audit"
     return {**{key: worst[key] for key in ("verdict", "ratio", "ci95", "threshold", "why", "against")},
             "direction": whole, "overall": overall, "cases": cases, "losses": list(dict.fromkeys(losses)),
             "audit": audit}  # fmt: skip

@@ -153,7 +153,9 @@ def _limit(seen: Mapping[str, Any], theirs: str) -> dict[str, Any]:
     whole = "both" if any(row["direction"] == "both" for row in rows) else "forward"
     shares = [row["share_of_ceiling"] for row in rows if row["impl"] == theirs and row["direction"] == whole]
     known = [share for share in shares if share is not None]
-    why = f"{100 * min(known):.0f} to {100 * max(known):.0f} % of the ceiling" if known else "no ceiling is known here"
+    why = "no ceiling is known here"
+    if known:
+        why = f"{100 * min(known):.2g} % of the ceiling at the worst case, {100 * max(known):.2g} % at the best"
     return {"step": "limit", "result": "shown", "why": why, "rows": rows, "kernels": seen["kernels"],
             "kernels_reason": seen["kernels_reason"]}  # fmt: skip
 

@@ -36,7 +36,7 @@ def notes(found: Mapping[str, Any]) -> list[str]:
     lines = [f"Also wrong: {line}" for line in steps["right"]["failures"][1:_MOST_FAILURES]]
     faster = steps["faster"]
     if faster.get("audit"):
-        lines.append(f"Needs an audit: {faster['audit']}.")
+        lines.append(f"{faster['audit'][0].upper()}{faster['audit'][1:]}.")
     if any(line["against"] == "perfsuite" for line in faster.get("cases", [])):
         lines.append("The best of perfsuite's own kernels is shown and has no part in the proof.")
     lines += [f"Loses at {case}." for case in faster.get("losses", [])]
