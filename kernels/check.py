@@ -102,10 +102,50 @@ class _Sums:
 
 
 @dataclass
-class _Findings:
+class Findings:
+    """What calls of one implementation at one case, or at drawn ones, showed so far."""
+
     sums: dict[str, _Sums] = field(default_factory=dict)
     failures: dict[str, None] = field(default_factory=dict)  # ordered, each once
     deterministic: bool = True
+    draws: int = 0
+
+    def compare(
+        self, op: Op, case: Case, tensors: Tensors, upstream: dict[str, Tensor], arguments: Tensors,
+        mine: dict[str, Tensor],
+    ) -> None:  # fmt: skip
+        """Compare the results of one call, by name as evaluate.evaluate_on returns them, with the truth and with eager.
+
+        tensors: what the call was given, kept from before it. arguments: the very tensors that it was given.
+        """
+        self.draws += 1
+        options = {**op.defaults, **case.options}
+        for name, before in named_tensors({k: v for k, v in tensors.items() if k not in op.mutates}).items():
+            if not _same_bits(named_tensors(arguments)[name].detach(), before):
+                self.failures[f"{name} was changed"] = None
+        eager_run = op.implementations["eager"].run
+        truth = _truth(op, tensors, options, upstream)
+        eager = evaluate.evaluate(op, eager_run, tensors, options, upstream)
+        for name in truth.values:
+            if name not in mine:
+                self.failures[f"{name}: there is none"] = None
+                continue
+            _compare_kinds(self, name, mine[name], eager[name], truth.values[name])
+            sums = self.sums.setdefault(name, _Sums())
+            sums.mine.add(mine[name], truth, name)
+            if case.dtype != "float64":
+                sums.eager.add(eager[name], truth, name)
+        if case.dtype == "float64":
+            narrow, upstream = evaluate.cast(tensors, torch.float32), evaluate.cast(upstream, torch.float32)
+            truth = _truth(op, narrow, options, upstream)
+            for name, value in evaluate.evaluate(op, eager_run, narrow, options, upstream).items():
+                if name in self.sums:
+                    self.sums[name].eager.add(value, truth, name)
+
+    def report(self, op: Op, implementation: str, case: str) -> Report:
+        """The rules over all calls together."""
+        errors = tuple(_judge(self, name, sums) for name, sums in self.sums.items())
+        return Report(op.name, implementation, case, self.draws, errors, tuple(self.failures), self.deterministic)
 
 
 def check(
@@ -152,7 +192,7 @@ def check_drawn(op: Op, implementation: Implementation, device: str = "cpu", dra
 
 def _check(op: Op, implementation: Implementation, cases: list[Case], device: str, seed: int, name: str) -> Report:
     generator = torch.Generator().manual_seed(seed)
-    found = _Findings()
+    found = Findings()
     kept: Tensors | None = None
     outputs: dict[str, Tensor] = {}
     for draw, case in enumerate(cases):
@@ -161,18 +201,14 @@ def _check(op: Op, implementation: Implementation, cases: list[Case], device: st
             outputs = _other_outputs(op, case, device)
         again = same and draw % 2 == 1
         kept = _draw(op, implementation.run, case, device, draw, generator, kept if again else None, outputs, found)
-    errors = tuple(_judge(found, name, sums) for name, sums in found.sums.items())
-    return Report(
-        op.name, implementation.name, name, len(cases), errors, tuple(found.failures), found.deterministic
-    )
+    return found.report(op, implementation.name, name)
 
 
 def _draw(
     op: Op, run: Callable[..., Any], case: Case, device: str, draw: int, generator: torch.Generator,
-    kept: Tensors | None, outputs: dict[str, Tensor], found: _Findings,
+    kept: Tensors | None, outputs: dict[str, Tensor], found: Findings,
 ) -> Tensors:  # fmt: skip
     """One draw; returns the very arguments that the implementation was called with. outputs: of the case's shapes."""
-    eager_run = op.implementations["eager"].run
     options = {**op.defaults, **case.options}
     upstream = _draw_upstream(outputs, draw, generator)
     tensors = op.inputs(case, device, generator)
@@ -191,27 +227,7 @@ def _draw(
     except Exception as error:  # whatever somebody's kernel raises, or its results raise in autograd
         found.failures[f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"] = None
         return arguments
-    for name, before in named_tensors({k: v for k, v in tensors.items() if k not in op.mutates}).items():
-        if not _same_bits(named_tensors(arguments)[name].detach(), before):
-            found.failures[f"{name} was changed"] = None
-
-    truth = _truth(op, tensors, options, upstream)
-    eager = evaluate.evaluate(op, eager_run, tensors, options, upstream)
-    for name in truth.values:
-        if name not in mine:
-            found.failures[f"{name}: there is none"] = None
-            continue
-        _compare_kinds(found, name, mine[name], eager[name], truth.values[name])
-        sums = found.sums.setdefault(name, _Sums())
-        sums.mine.add(mine[name], truth, name)
-        if case.dtype != "float64":
-            sums.eager.add(eager[name], truth, name)
-    if case.dtype == "float64":
-        narrow, upstream = evaluate.cast(tensors, torch.float32), evaluate.cast(upstream, torch.float32)
-        truth = _truth(op, narrow, options, upstream)
-        for name, value in evaluate.evaluate(op, eager_run, narrow, options, upstream).items():
-            if name in found.sums:
-                found.sums[name].eager.add(value, truth, name)
+    found.compare(op, case, tensors, upstream, arguments, mine)
     return arguments
 
 
@@ -260,7 +276,7 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
 
 
-def _compare_kinds(found: _Findings, name: str, mine: Tensor, eager: Tensor, exact: Tensor) -> None:
+def _compare_kinds(found: Findings, name: str, mine: Tensor, eager: Tensor, exact: Tensor) -> None:
     """Type, dtype, shape, and where there are NaN and infinities."""
     if type(mine) is not Tensor:  # whatever it does later is not timed
         found.failures[f"{name}: is a {type(mine).__name__}, not a plain tensor"] = None
@@ -282,7 +298,7 @@ def _ulp(scale: Tensor, dtype: torch.dtype) -> Tensor:
     return kind.eps * torch.exp2(torch.floor(torch.log2(scale.abs().clamp_min(lowest))))
 
 
-def _judge(found: _Findings, name: str, sums: _Sums) -> Errors:
+def _judge(found: Findings, name: str, sums: _Sums) -> Errors:
     factor = GRADIENT_FACTOR if name.startswith("grad_") else OUTPUT_FACTOR
     mine, eager = sums.mine, sums.eager
     rms_limit = factor * eager.rms + 1.0

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 MODULES: dict[str, str] = {
@@ -206,9 +207,15 @@ def parse_use(items: Iterable[str]) -> dict[str, str]:
 NATIVE = "native"
 
 
+def is_file(choice: str) -> bool:
+    """Whether --use op=choice names somebody's file, e.g. --use rms_norm=./my_kernel.py."""
+    return choice.endswith(".py")
+
+
 def select(use: Mapping[str, str], device: str = "cpu", ops: str = DEFAULT) -> dict[str, str]:
     """Choose implementations for this process, by device type.
 
+    use: an implementation by op, or the path of somebody's file that ends in .py (perfsuite.kernels.own_file).
     ops: how the ops that `use` does not name are done: "eager", or "native", the measured best for each shape
     (perfsuite.kernels.tuning). Returns the choice for every op. ValueError, one line, for an unknown op or
     implementation and for one that is not available on the device; then nothing has changed. Builds native code where a
@@ -221,6 +228,11 @@ def select(use: Mapping[str, str], device: str = "cpu", ops: str = DEFAULT) -> d
         item = f"--use {name}={wanted}"
         if wanted == NATIVE:
             chosen[one] = None
+            continue
+        if is_file(wanted):
+            from perfsuite.kernels.own_file import kernel_from_file
+
+            chosen[one] = kernel_from_file(Path(wanted), one)
             continue
         if wanted not in one.implementations:
             have = ", ".join([*one.implementations, NATIVE])

@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import perfsuite
-from perfsuite import cli_compare, cli_counters, cli_ops, cli_track
+from perfsuite import cli_compare, cli_counters, cli_ops, cli_prove, cli_track
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
@@ -55,6 +55,7 @@ def cli() -> None:
 
 cli.add_command(cli_ops.ops)
 cli.add_command(cli_compare.compare)
+cli.add_command(cli_prove.prove)
 cli.add_command(cli_track.track)
 cli.add_command(cli_counters.counters)
 
@@ -71,7 +72,8 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--runs", type=click.IntRange(1), help="Scored runs; the workload's own number by default.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), help="First seed, the others follow it; drawn by default.")
 @click.option("--device", help="cpu or cuda; cuda where there is one by default.")
-@click.option("--use", multiple=True, callback=_use, metavar="OP=IMPL", help="How an op is done; repeatable.")
+@click.option("--use", multiple=True, callback=_use, metavar="OP=IMPL",
+              help="How an op is done: an implementation, or your own file.py; repeatable.")
 @click.option("--ops", type=click.Choice(["eager", "native", "compile"]), default="eager", show_default=True,
               help="How ops are done that --use does not name: plain torch, the measured best of our kernels for each "
               "shape, or plain torch with the model compiled by torch.compile.")

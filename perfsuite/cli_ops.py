@@ -85,7 +85,8 @@ def check(op: str | None, impl: tuple[str, ...], device: str | None, kernel: Pat
           seed: int, huge: bool, as_json: bool) -> int:
     """Compare implementations with float64 and eager torch. Exit code 1 where one is wrong."""
     from perfsuite.kernels import contract
-    from perfsuite.op_check import check_implementation, kernel_from_file
+    from perfsuite.kernels.own_file import kernel_from_file
+    from perfsuite.op_check import check_implementation
     from perfsuite.report.ops_text import checked
 
     where = _device(device)

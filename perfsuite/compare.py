@@ -26,11 +26,12 @@ GetArrays = Callable[[Mapping[str, Any], str], Arrays]
 
 
 def compare(a: Records, b: Records, arrays: GetArrays, *, interleaved: bool = False,
-            force: bool = False) -> dict[str, Any]:  # fmt: skip
+            force: bool = False, level: float = verdict.LEVEL) -> dict[str, Any]:  # fmt: skip
     """The comparison of B with A, as `perfsuite compare --json` prints it.
 
     interleaved: their passes were run in turns, so that no drift lies between them. force: compare in spite of
-    obstacles, which are then named in "ignored". Raises ValueError with the obstacles where there are any.
+    obstacles, which are then named in "ignored". level: of the intervals of the runs, higher where one looks several
+    times. Raises ValueError with the obstacles where there are any.
     """
     refused = obstacles(a, b)
     if refused and not force:
@@ -38,9 +39,9 @@ def compare(a: Records, b: Records, arrays: GetArrays, *, interleaved: bool = Fa
     drift = {"factor": 1.0, "copy": None, "gemm": None, "reason": None} if interleaved else _drift(a, b)
     runs = [_runs(side) for side in (a, b)]
     lines = {
-        "time_to_train": _of_runs(runs, "time_s", drift, _grid(a), reached=True),
-        "samples_to_target": _of_runs(runs, "samples", None, _grid(a), reached=True),
-        "time_per_sample": _of_runs(runs, "time_per_sample_s", drift, 0.0, reached=False),
+        "time_to_train": _of_runs(runs, "time_s", drift, _grid(a), reached=True, level=level),
+        "samples_to_target": _of_runs(runs, "samples", None, _grid(a), reached=True, level=level),
+        "time_per_sample": _of_runs(runs, "time_per_sample_s", drift, 0.0, reached=False, level=level),
     }
     overall = _overall(a, b, lines["time_to_train"])
     scores = [_score(side) for side in (a, b)]
@@ -87,7 +88,7 @@ def _overall(a: Records, b: Records, line: Verdict) -> Verdict:
 
 
 def _of_runs(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, drift: Mapping[str, Any] | None, grid: float,
-             reached: bool) -> Verdict:  # fmt: skip
+             reached: bool, level: float = verdict.LEVEL) -> Verdict:  # fmt: skip
     """Compare a figure of the runs, by seed where both sides have the same ones.
 
     grid: what the figure is known to, relative (runs end at evaluations only); half of it widens the interval.
@@ -97,12 +98,12 @@ def _of_runs(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, drift: Mappi
     seeds = sorted(set(by_seed[0]) & set(by_seed[1]))
     try:
         if len(seeds) >= 2 and len(seeds) == len(by_seed[0]) == len(by_seed[1]):
-            found = verdict.paired([by_seed[0][s] for s in seeds], [by_seed[1][s] for s in seeds])
+            found = verdict.paired([by_seed[0][s] for s in seeds], [by_seed[1][s] for s in seeds], level)
             # Runs of one seed that needed the same samples ended at the same evaluation: nothing is hidden in the grid.
             exact = all(_samples(kept[0], s) == _samples(kept[1], s) for s in seeds)
             grid = 0.0 if exact else grid
         else:
-            found = verdict.unpaired([r[key] for r in kept[0]], [r[key] for r in kept[1]])
+            found = verdict.unpaired([r[key] for r in kept[0]], [r[key] for r in kept[1]], level)
     except ValueError as error:
         return verdict.cannot_tell(f"{len(kept[0])} runs of A and {len(kept[1])} of B: {error}")
     return _judged(found.widened(1 + grid / 2), drift)

@@ -10,10 +10,8 @@
 - deterministic: whether the same call gives the same bits. Reported, not judged.
 """
 
-import importlib.util
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -34,7 +32,7 @@ class Result(NamedTuple):
     op: str
     impl: str
     check: str
-    """ "case", "drawn", "gradcheck", "fullgraph", "cuda graph", "huge" or "deterministic"."""
+    """ "case", "drawn", "gradcheck", "fullgraph" or "compiled", "cuda graph", "huge" or "deterministic"."""
     case: str
     ok: bool | None
     """None: not judged, or not run; `detail` says why."""
@@ -43,30 +41,15 @@ class Result(NamedTuple):
     """perfsuite.kernels.check.Errors of the correctness rule."""
 
 
-def kernel_from_file(path: Path, op: Op) -> Implementation:
-    """The function named after the op in somebody's file, as an implementation named after the file.
-
-    It takes what Op.reference takes. ValueError, one line, where the file does not import or lacks the function.
-    """
-    spec = importlib.util.spec_from_file_location(f"perfsuite_kernel_{path.stem}", path)
-    if spec is None or not path.is_file():
-        raise ValueError(f"{path} is not a Python file: give one that defines {op.name}(...)")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:  # whatever somebody's module raises
-        line = str(error).splitlines()[0] if str(error) else ""
-        raise ValueError(f"{path} cannot be imported: {type(error).__name__}: {line}") from None
-    function = getattr(module, op.name, None)
-    if not callable(function):
-        raise ValueError(f"{path} lacks the function {op.name}: define it with the arguments of the op's reference")
-    return Implementation(path.stem, function, lambda device: None)
-
-
 def check_implementation(
-    op: Op, implementation: Implementation, device: str, draws: int, examples: int, seed: int = 0, huge: bool = False
-) -> Iterator[Result]:
-    """All checks, one after the other; each comes as soon as it is done."""
+    op: Op, implementation: Implementation, device: str, draws: int, examples: int, seed: int = 0, huge: bool = False,
+    fullgraph: bool = True,
+) -> Iterator[Result]:  # fmt: skip
+    """All checks, one after the other; each comes as soon as it is done.
+
+    fullgraph False: inside torch.compile the call may break the graph, as a kernel called through ctypes has to, and is
+    still compared.
+    """
     deterministic = True
     for case in op.cases("tiny"):
         report = check(op, implementation, case, device, draws, seed)
@@ -75,7 +58,7 @@ def check_implementation(
     if op.any_case is not None and examples:
         yield _result(op, implementation, "drawn", check_drawn(op, implementation, device, examples, seed))
     yield from _gradcheck(op, implementation, device)
-    yield from _fullgraph(op, implementation, device)
+    yield from _compiled(op, implementation, device, fullgraph)
     if device == "cuda":
         yield from _cuda_graph(op, implementation)
     if huge and op.row_wise:
@@ -132,13 +115,14 @@ def _gradcheck(op: Op, implementation: Implementation, device: str) -> Iterator[
         yield Result(op.name, implementation.name, "gradcheck", case.name, False, f"{type(error).__name__}: {line}")
 
 
-def _fullgraph(op: Op, implementation: Implementation, device: str) -> Iterator[Result]:
+def _compiled(op: Op, implementation: Implementation, device: str, fullgraph: bool) -> Iterator[Result]:
+    kind = "fullgraph" if fullgraph else "compiled"
     cases = _sample(op, ("float32", "bfloat16"))
     for case in cases[:: max(1, len(cases) // FULLGRAPH_CASES)][:FULLGRAPH_CASES]:
         torch._dynamo.reset()
         options = {**op.defaults, **case.options}
         tensors = op.inputs(case, device, torch.Generator().manual_seed(2))
-        compiled = torch.compile(implementation.run, fullgraph=True, backend="aot_eager")
+        compiled = torch.compile(implementation.run, fullgraph=fullgraph, backend="aot_eager")
         try:
             upstream = _ones(op, implementation, tensors, options)
             outside = evaluate.evaluate(op, implementation.run, tensors, options, upstream)
@@ -146,8 +130,8 @@ def _fullgraph(op: Op, implementation: Implementation, device: str) -> Iterator[
             different = _different(outside, inside)
         except Exception as error:
             different = [f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"]
-        said = "; ".join(different) or "the same inside torch.compile(fullgraph=True)"
-        yield Result(op.name, implementation.name, "fullgraph", case.name, not different, said)
+        said = "; ".join(different) or f"the same inside torch.compile(fullgraph={fullgraph})"
+        yield Result(op.name, implementation.name, kind, case.name, not different, said)
 
 
 def _cuda_graph(op: Op, implementation: Implementation) -> Iterator[Result]:

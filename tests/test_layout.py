@@ -21,7 +21,7 @@ LAYERS = (
     {"perfsuite", "perfsuite._native", "perfsuite.csrc"},
     {"perfsuite.stats", "perfsuite.verdict", "perfsuite.revisions", "perfsuite.record", "perfsuite.machine",
      "perfsuite.topology", "perfsuite.memory_levels", "perfsuite.ceiling_tasks", "perfsuite.gpu_state",
-     "perfsuite.torch_rates", "perfsuite.conditions",
+     "perfsuite.torch_rates", "perfsuite.conditions", "perfsuite.tampering",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
      "perfsuite.energy_idle", "perfsuite.energy_kernels", "perfsuite.energy_fit", "perfsuite.energy_observations",
      "perfsuite.clock_events", "perfsuite.sensor_behaviour", "perfsuite.renewals",
@@ -39,8 +39,10 @@ LAYERS = (
     {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions",
      "perfsuite.track"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
+    {"perfsuite.prove"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters", "perfsuite.cli_compare",
-     "perfsuite.cli_track", "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin", "perfsuite.bench_plugin"},
+     "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin",
+     "perfsuite.bench_plugin"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).

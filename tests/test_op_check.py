@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from perfsuite.kernels import contract
 from perfsuite.kernels.check import check, check_drawn
 from perfsuite.kernels.contract import Case, Implementation
-from perfsuite.op_check import check_implementation, kernel_from_file
+from perfsuite.kernels.own_file import kernel_from_file
+from perfsuite.op_check import check_implementation
 
 OP = contract.op("cross_entropy")
 EAGER = OP.implementations["eager"].run

@@ -79,6 +79,23 @@ def test_select_returns_every_choice_and_resets_what_is_not_named():
     assert contract.select({}) == others
 
 
+def test_somebodys_file_is_an_implementation(tmp_path):
+    import torch
+
+    from perfsuite.kernels.rms_norm import rms_norm
+
+    path = tmp_path / "mine.py"
+    path.write_text("def rms_norm(x, weight, residual=None, **options):\n    return x * 7\n")
+    assert contract.parse_use([f"rms_norm={path}"]) == {"rms_norm": str(path)}
+    assert contract.select({"rms_norm": str(path)})["rms_norm"] == "mine"
+    assert rms_norm(torch.ones(2, 3), None).tolist() == [[7.0] * 3] * 2
+    path.write_text("")
+    with pytest.raises(ValueError, match="lacks the function rms_norm"):
+        contract.select({"rms_norm": str(path)})
+    with pytest.raises(ValueError, match=r"nowhere\.py is not a Python file"):
+        contract.select({"rms_norm": "nowhere.py"})
+
+
 def test_the_chosen_implementation_runs():
     import torch
 

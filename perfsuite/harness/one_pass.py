@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from perfsuite import record
+from perfsuite import record, tampering
 from perfsuite.harness import ops_choice, own_cost, page_cache
 from perfsuite.harness.replay import replay_steps
 from perfsuite.harness.train import Trained, train_to_target
@@ -68,6 +68,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     if request.get("target") is not None:
         config = replace(config, target=replace(config.target, value=request["target"]))
     data_folder = Path(request["data_folder"])
+    before = tampering.picture(settings=False) if ops_choice.digests(request["use"]) else {}
     ops_choice.select(request["ops"], request["use"], request["device"])
     build = ops_choice.building(request["ops"], workload.build)
 
@@ -95,7 +96,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
             cache_clear=page_cache.drop([data_folder / name for name in config.data_files]),
             on_progress=lambda message: send({"event": "progress", **message}),
         )
-    result |= trained.result | {"log": log_name}
+    result |= trained.result | {"log": log_name, "tampered": tampering.changes(before)}
     record.save_arrays(folder, result, trained.arrays)
     if kind == "ledger" and request["device"] == "cpu":
         # On a GPU the slowdown outlives the recorders' stop: there whole passes are compared (account_overhead).

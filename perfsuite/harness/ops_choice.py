@@ -1,12 +1,25 @@
 """What --ops means for a pass: which implementation the op library takes, and whether torch.compile takes the model."""
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from perfsuite.kernels import contract
 from perfsuite.workloads.contract import Basics, Job
 
 Build = Callable[[Basics, str, int], Job]
+
+
+def resolved(use: dict[str, str]) -> dict[str, str]:
+    """The same with files by their whole path, so that a record says which."""
+    return {op: str(Path(impl).resolve()) if contract.is_file(impl) else impl for op, impl in use.items()}
+
+
+def digests(use: dict[str, str]) -> dict[str, str]:
+    """SHA-256 of each file that an op is done by: two records with one path may hold two kernels."""
+    files = [impl for impl in use.values() if contract.is_file(impl)]
+    return {path: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in files}
 
 
 def select(ops: str, use: dict[str, str], device: str) -> dict[str, str]:

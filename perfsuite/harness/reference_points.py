@@ -54,6 +54,12 @@ def make(
     return points, path
 
 
+def load(workload: str, scale: str) -> dict[str, Any] | None:
+    """The points of a workload at a scale, as make() stored them; None where there are none."""
+    path = _path(registry.load(workload))
+    return json.loads(path.read_text(encoding="utf-8")).get(scale) if path.exists() else None
+
+
 def _path(workload: Any) -> Path:
     return Path(workload.__file__).with_suffix(".rcp.json")
 

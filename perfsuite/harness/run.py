@@ -95,8 +95,9 @@ def new_record(request: Request) -> Record:
     for flag in ("timeline", "counters"):
         if getattr(request, flag) and device == "cpu":
             raise ValueError(f"--{flag} reads a GPU's counters and this run is on the CPU: leave it out")
+    use = ops_choice.resolved(request.use)
     # Builds what it needs, and refuses what is not there before anything is recorded.
-    ops_choice.select(request.ops, request.use, device)
+    ops_choice.select(request.ops, use, device)
     num_runs = request.num_runs or config.num_runs
     first_seed = secrets.randbelow(2**31 - num_runs) if request.seed is None else request.seed
     path = Path(request.workload) if request.workload.endswith(".py") else None
@@ -121,7 +122,7 @@ def new_record(request: Request) -> Record:
         scale=request.scale,
         device=device,
         division=request.division,
-        use=request.use,
+        use=use,
         ops=request.ops,
         config=asdict(config),
         target=target,
@@ -131,6 +132,7 @@ def new_record(request: Request) -> Record:
         data_folder=str(own_data.resolve()) if own_data else None,
         wanted={kind: getattr(request, kind) for kind in ON_REQUEST},
         machine=conditions.machine_part(),
+        build={"kernel_files": ops_choice.digests(use)} if ops_choice.digests(use) else {},
     )
 
 

@@ -8,12 +8,15 @@ and quack's benchmarks.
 
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 
 Pair = Callable[[int], tuple[Callable[[], Any], ...]]
+After = Callable[[int, Any], None]
+"""Told the index of the call and what a step of it returned, at once and off the clock."""
+
+_now = time.perf_counter_ns  # taken before anybody's kernel is imported, who might replace it
 
 
 class Sample(NamedTuple):
@@ -25,47 +28,47 @@ class Sample(NamedTuple):
     host_backward_ns: float | None
 
 
-def cpu_block(pair: Pair, calls: int, start: int) -> list[Sample]:
+def cpu_block(pair: Pair, calls: int, start: int, after: After | None = None) -> list[Sample]:
     """`calls` calls in a row on copies start, start + 1, ... What a call returned is freed before the next, untimed."""
-    samples, now = [], time.perf_counter_ns
+    samples = []
     for index in range(start, start + calls):
-        steps = pair(index)
-        t0 = now()
-        result = steps[0]()
-        t1 = now()
-        if len(steps) == 1:
-            samples.append(Sample(t1 - t0, None, t1 - t0, None))
-        else:
+        times = []
+        for step in pair(index):
+            t0 = _now()
+            result = step()
+            times.append(_now() - t0)
+            if after:
+                after(index, result)
             del result
-            t2 = now()
-            gradients = steps[1]()
-            t3 = now()
-            del gradients
-            samples.append(Sample(t1 - t0, t3 - t2, t1 - t0, t3 - t2))
+        backward = times[1] if len(times) > 1 else None
+        samples.append(Sample(times[0], backward, times[0], backward))
     return samples
 
 
-def cuda_block(pair: Pair, calls: int, start: int) -> list[Sample]:
+def cuda_block(pair: Pair, calls: int, start: int, after: After | None = None) -> list[Sample]:
     """The same on a GPU; waits once, at the end."""
-    events, host, now = [], [], time.perf_counter_ns
+    events, host = [], []
     for index in range(start, start + calls):
-        steps = pair(index)
-        marks = [torch.cuda.Event(enable_timing=True) for _ in range(len(steps) + 1)]
         torch.cuda._sleep(_SLEEP_CYCLES)
-        times = []
-        marks[0].record()
-        for step, mark in zip(steps, marks[1:], strict=True):
-            t0 = now()
-            step()
-            times.append(now() - t0)
-            mark.record()
-        events.append(marks)
+        spans, times = [], []
+        for step in pair(index):
+            span = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
+            span[0].record()
+            t0 = _now()
+            result = step()
+            times.append(_now() - t0)
+            span[1].record()
+            if after:
+                after(index, result)
+            del result
+            spans.append(span)
+        events.append(spans)
         host.append(times)
     torch.cuda.synchronize()
     samples = []
-    for marks, times in zip(events, host, strict=True):
-        spans = [1e6 * a.elapsed_time(b) for a, b in pairwise(marks)]
-        samples.append(Sample(spans[0], spans[1] if len(spans) > 1 else None,
+    for spans, times in zip(events, host, strict=True):
+        device = [1e6 * a.elapsed_time(b) for a, b in spans]
+        samples.append(Sample(device[0], device[1] if len(device) > 1 else None,
                               times[0], times[1] if len(times) > 1 else None))  # fmt: skip
     return samples
 

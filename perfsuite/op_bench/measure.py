@@ -77,8 +77,8 @@ def measure(
     empty_ns = clocks.cuda_empty_ns() if device == "cuda" else 0.0
     timed = [entry[0] for entry in entries.values()]
     for one in timed:
-        one.forward_ns = [max(0.0, ns - empty_ns) for ns in one.forward_ns]
-        one.backward_ns = [max(0.0, ns - empty_ns) for ns in one.backward_ns]
+        one.forward_ns = [max(1.0, ns - empty_ns) for ns in one.forward_ns]
+        one.backward_ns = [max(1.0, ns - empty_ns) for ns in one.backward_ns]
     return timed, failed, shared
 
 

@@ -4,15 +4,13 @@ from collections.abc import Mapping, Sequence
 from statistics import geometric_mean, median
 from typing import Any
 
-from perfsuite import roofline, stats
+from perfsuite import roofline, verdict
 from perfsuite.gpu_machine.device import agree
 from perfsuite.kernels.contract import Case, Cost
 from perfsuite.op_bench.measure import AGAIN, Timed
 
 YARDSTICKS = ("eager", "compile", "compile max-autotune", "liger")
 """What an implementation is compared with, where it was timed."""
-MARGIN = 0.02
-"""Two that differ by less are the same; a noisy sitting widens what counts as a difference, not what counts as same."""
 _SHORT = {"float64": "f64", "float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 DIRECTIONS = ("forward", "backward", "both")
 
@@ -23,42 +21,40 @@ def rows(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A row for each implementation and direction. costs: of the forward, and of forward and backward together."""
     by_name = {one.impl: one for one in timed}
-    margin = _margin(by_name)
+    noise = _noise(by_name)
     found = []
     for one in timed:
         if one.impl == AGAIN:
             continue
         for direction in DIRECTIONS if one.backward_ns else ("forward",):
-            found.append(_row(op, case, device, cold, one, direction, by_name, costs, footprint_bytes, machine, margin))
+            found.append(_row(op, case, device, cold, one, direction, by_name, costs, footprint_bytes, machine, noise))
     return found
 
 
 def _row(
     op: str, case: Case, device: str, cold: bool, one: Timed, direction: str, by_name: Mapping[str, Timed],
-    costs: tuple[Cost, Cost], footprint_bytes: int, machine: roofline.Machine | None, margin: float,
+    costs: tuple[Cost, Cost], footprint_bytes: int, machine: roofline.Machine | None, noise: float,
 ) -> dict[str, Any]:  # fmt: skip
     times = _times(one, direction)
     device_ns, host_ns = median(times), median(_host(one, direction))
     whole = direction == "both" or not one.backward_ns
     cost = _cost(direction, whole, costs)
-    place = _place(machine, case, cost, device_ns, footprint_bytes)
+    place = placed(machine, case, cost, device_ns, footprint_bytes)
     share = place.share_of_ceiling
     if direction == "backward" and share is not None and share > 1:
         share = None  # its work was done in the forward: the least of the backward alone is no bound
-    speedup = {}
-    for name in YARDSTICKS:
-        if name in by_name and name != one.impl:
-            ratio, lo, hi = stats.ratio_of_medians(_times(by_name[name], direction), times)
-            speedup[name] = {"ratio": ratio, "ci95": [lo, hi]}
-    verdict, why = _verdict(one, direction, by_name, speedup, margin)
-    impossible = _too_fast(place, device_ns) if whole else None
+    compared = {name: verdict.paired(_times(by_name[name], direction), times)
+                for name in YARDSTICKS if name in by_name and name != one.impl}  # fmt: skip
+    speedup = {name: {"ratio": 1 / c.ratio, "ci95": [1 / c.high, 1 / c.low]} for name, c in compared.items()}
+    word, why = _verdict(one, direction, by_name, compared, noise)
+    impossible = too_fast(place, device_ns) if whole else None
     if impossible:
-        verdict, why = "REJECTED", impossible
+        word, why = "REJECTED", impossible
     lowered = {name for state in one.gpu_states for name in state.lowered_by}
-    if lowered and verdict in ("FASTER", "SLOWER", "SAME"):
-        verdict, why = "CANNOT_TELL", f"the clock was lowered meanwhile: {', '.join(sorted(lowered))}"
+    if lowered and word in (verdict.FASTER, verdict.SLOWER, verdict.SAME):
+        word, why = verdict.CANNOT_TELL, f"the clock was lowered meanwhile: {', '.join(sorted(lowered))}"
     if one.wrong and one.impl not in YARDSTICKS:
-        verdict, why = "WRONG", one.wrong
+        word, why = "WRONG", one.wrong
     return {
         "op": op, "impl": one.impl, "case": case.name, "shape": dict(case.shape), "dtype": case.dtype,
         "direction": direction, "device": device, "cache": "cold" if cold else "warm",
@@ -68,7 +64,7 @@ def _row(
         "level": place.level, "bound": place.bound, "share_of_ceiling": share,
         "gpu": _gpu(one, lowered),
         "second_timer": _second_timer(one, direction, device, device_ns),
-        "speedup": speedup, "threshold": margin, "verdict": verdict, "why": why,
+        "speedup": speedup, "threshold": max(verdict.MARGIN, noise), "verdict": word, "why": why,
     }  # fmt: skip
 
 
@@ -95,7 +91,7 @@ def _cost(direction: str, whole: bool, costs: tuple[Cost, Cost]) -> Cost:
     return Cost(max(0, both.bytes - forward.bytes), max(0, both.flops - forward.flops))
 
 
-def _place(
+def placed(
     machine: roofline.Machine | None, case: Case, cost: Cost, device_ns: float, footprint_bytes: int
 ) -> roofline.Placement:
     if machine is None or not device_ns:
@@ -104,38 +100,35 @@ def _place(
     return roofline.place(machine, signature, 1, device_ns / 1e9, cost.bytes, cost.flops, footprint_bytes)
 
 
-def _too_fast(place: roofline.Placement, device_ns: float) -> str | None:
+def too_fast(place: roofline.Placement, device_ns: float) -> str | None:
     """Rule 5: nothing is faster than the fastest level of this machine's memory and its arithmetic."""
     if place.floor_s is None or device_ns >= 1e9 * place.floor_s:
         return None
     return f"faster than this machine can be: {device_ns / 1e3:.3g} us, at least {1e6 * place.floor_s:.3g} us"
 
 
-def _margin(by_name: Mapping[str, Timed]) -> float:
-    """What is no difference: 2 %, or what eager differed from itself by, where that is more."""
+def _noise(by_name: Mapping[str, Timed]) -> float:
+    """By how much eager differed from itself, at most."""
     if AGAIN not in by_name or "eager" not in by_name:
-        return MARGIN
-    _, lo, hi = stats.ratio_of_medians(by_name["eager"].both_ns(), by_name[AGAIN].both_ns())
-    return max(MARGIN, abs(lo - 1), abs(hi - 1))
+        return 0.0
+    equals = verdict.paired(by_name["eager"].both_ns(), by_name[AGAIN].both_ns())
+    return max(equals.high, 1 / equals.low) - 1
 
 
 def _verdict(
-    one: Timed, direction: str, by_name: Mapping[str, Timed], speedup: Mapping[str, Any], margin: float
+    one: Timed, direction: str, by_name: Mapping[str, Timed], compared: Mapping[str, verdict.Comparison], noise: float
 ) -> tuple[str | None, str]:
     """Against the fastest yardstick."""
     if one.impl in YARDSTICKS:
         return None, "a yardstick"
-    if not speedup:
+    if not compared:
         return None, "no yardstick was timed"
-    best = min(speedup, key=lambda name: median(_times(by_name[name], direction)))
-    lo, hi = speedup[best]["ci95"]
-    if lo > 1 + margin:
-        return "FASTER", f"than {best}"
-    if hi < 1 - margin:
-        return "SLOWER", f"than {best}"
-    if lo >= 1 - MARGIN and hi <= 1 + MARGIN:
-        return "SAME", f"as {best}"
-    return "CANNOT_TELL", f"against {best}"
+    best = min(compared, key=lambda name: median(_times(by_name[name], direction)))
+    word = verdict.judge(compared[best], noise=noise).word
+    return word, f"{_THAN[word]} {best}"
+
+
+_THAN = {verdict.FASTER: "than", verdict.SLOWER: "than", verdict.SAME: "as", verdict.CANNOT_TELL: "against"}
 
 
 def _second_timer(one: Timed, direction: str, device: str, device_ns: float) -> dict[str, Any]:

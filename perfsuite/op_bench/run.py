@@ -45,7 +45,7 @@ def bench(
                "max_autotune": max_autotune, "warm_too": warm_too, "tune": tune}  # fmt: skip
     if len(names) > 1:
         return _joined([_in_a_process(name, device, options, progress) for name in names])
-    made, cache_bytes, ceilings_absent = _machine(device, progress)
+    made, cache_bytes, ceilings_absent = machine_of(device, progress)
     found: list[dict[str, Any]] = []
     absent: list[dict[str, str]] = []
     failed: list[dict[str, str]] = []
@@ -164,7 +164,7 @@ def _implementations(
     return here
 
 
-def _machine(device: str, progress: Progress) -> tuple[roofline.Machine, int, dict[str, str]]:
+def machine_of(device: str, progress: Progress) -> tuple[roofline.Machine, int, dict[str, str]]:
     """Ceilings, measured now where they are not kept, the size of the last-level cache, what was not measured."""
     if device == "cuda":
         progress("ceilings of the GPU", 0.0)

@@ -42,10 +42,11 @@ def inspect(
         known = ", ".join(map(str, LIMITS))
         raise ValueError(f"compute capability {strange[0]} is not known: give one of {known}, e.g. 90 for an H100")
     say = progress or (lambda line: None)
-    return [row for arch in archs for row in (*_triton_rows(op, arch, say), *_cuda_rows(op, arch, say))]
+    return [row for arch in archs for row in (*triton_rows(op, arch, say), *_cuda_rows(op, arch, say))]
 
 
-def _triton_rows(op: Any, arch: int, progress: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def triton_rows(op: Any, arch: int, progress: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """The rows of the implementation "triton" of an op alone."""
     from perfsuite.op_inspect import triton_kernels
 
     if "triton" not in op.implementations:

@@ -77,7 +77,8 @@ def _before_the_clock(account: dict[str, Any]) -> list[tuple[str, Text]]:
         )
         said.append(f"init {seconds(statistics.median(run['init_s'] for run in runs))} a run ({parts})")
     names = {"torch_extension_s": "compiling the torch extension", "ceilings_s": "measuring the machine"}
-    said += [f"{names[key]} {seconds(value)}" for key, value in (account.get("build") or {}).items() if value]
+    build = account.get("build") or {}
+    said += [f"{what} {seconds(build[key])}" for key, what in names.items() if build.get(key)]
     return [("not on clock", Text("; ".join(said)))] if said else []
 
 

@@ -1,0 +1,1 @@
+"""`perfsuite prove`: is somebody's kernel right, faster, near the limit, and does training get shorter with it?"""
