@@ -45,8 +45,8 @@ def replay_steps(
         job.train_step(next(batches), watch.phase)
     synchronize(device)
     watch.start()
-    # The backward pass too is launched from here: CUPTI's profilers have been known to measure only kernels of the thread
-    # that enabled them, and launches of one thread are in a certain order.
+    # The backward pass too is launched from here: CUPTI has been known to measure only kernels of the thread that
+    # enabled its profiler, and launches of one thread are in a certain order.
     with torch.autograd.set_multithreading_enabled(False):
         for _ in range(REPLAYED_STEPS):
             watch.begin_step()
