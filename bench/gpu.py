@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite import conditions, record
+from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.machine import machine_name
 
 ROOT = Path(__file__).parents[1]
@@ -46,8 +47,9 @@ def workload(name: str, folder: Path) -> Stage:
     """One run and every pass of a workload at scale gpu. Cut off, it is resumed: finished passes are kept."""
     out = folder / f"unfinished-{name}"
     started = record.list_folders(out) if out.is_dir() else []
+    stacks = ("--host-stacks",) if HostStacks().available().available else ()  # else a pass for nothing
     arguments = ("--resume", str(started[-1])) if started else (
-        name, "--scale", "gpu", "--runs", "2", "--seed", "1", "--timeline", "--counters", "--host-stacks",
+        name, "--scale", "gpu", "--runs", "2", "--seed", "1", "--timeline", "--counters", *stacks,
     )  # fmt: skip
     to = os.path.relpath(out, ROOT)
     return Stage(name, f"train {name} at scale gpu, all passes", 590,
@@ -57,8 +59,9 @@ def workload(name: str, folder: Path) -> Stage:
 def stages(folder: Path) -> list[Stage]:
     """In the order in which a short budget is best spent."""
     return [
-        Stage("doctor", "what works here", 60, (*PERFSUITE, "doctor", "--json"), "doctor.json"),
-        Stage("tests", "the tests that need a GPU", 240, (*PYTHON, "-m", "pytest", "-q", "-m", "gpu", "tests"),
+        Stage("doctor", "what works here, with the native code built", 240, (*PERFSUITE, "doctor", "--json"),
+              "doctor.json"),
+        Stage("tests", "the tests that need a GPU", 480, (*PYTHON, "-m", "pytest", "-q", "-m", "gpu", "tests"),
               "gpu-tests.txt"),
         Stage("machine", "ceilings and sensors", 180, (*PERFSUITE, "machine", "--json"), "machine.json"),
         Stage("instruments", "what counters and energy meters can be trusted with", 240,
