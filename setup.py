@@ -4,9 +4,10 @@ Drivers (NVML, CUPTI) are found at run time with dlopen, so that one build serve
 The other half, perfsuite._torch, is compiled against the installed torch by perfsuite/torch_extension.py.
 """
 
+import os
 from pathlib import Path
 
-from pybind11.setup_helpers import Pybind11Extension, build_ext
+from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
 
 native = Pybind11Extension(
@@ -19,4 +20,5 @@ native = Pybind11Extension(
     cxx_std=17,
 )
 
+ParallelCompile(default=len(os.sched_getaffinity(0))).install()
 setup(ext_modules=[native], cmdclass={"build_ext": build_ext})

@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite import conditions, record
+from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.machine import machine_name
 
 ROOT = Path(__file__).parents[1]
 PERFSUITE = (sys.executable, "-P", "-c", "from perfsuite.cli import main; main()")
 PYTHON = (sys.executable, "-P")
+COST = ("--scale", "gpu", "--rounds", "5", "--steps", "30")
+"""20 processes: a call keeps nothing of a measurement that it cuts off."""
 GRACE_S = 20
 """After an interrupt, for a stage to keep what it has, before it is killed."""
 
@@ -46,8 +49,9 @@ def workload(name: str, folder: Path) -> Stage:
     """One run and every pass of a workload at scale gpu. Cut off, it is resumed: finished passes are kept."""
     out = folder / f"unfinished-{name}"
     started = record.list_folders(out) if out.is_dir() else []
+    stacks = ("--host-stacks",) if HostStacks().available().available else ()  # else a pass for nothing
     arguments = ("--resume", str(started[-1])) if started else (
-        name, "--scale", "gpu", "--runs", "2", "--seed", "1", "--timeline", "--counters", "--host-stacks",
+        name, "--scale", "gpu", "--runs", "2", "--seed", "1", "--timeline", "--counters", *stacks,
     )  # fmt: skip
     to = os.path.relpath(out, ROOT)
     return Stage(name, f"train {name} at scale gpu, all passes", 590,
@@ -57,18 +61,19 @@ def workload(name: str, folder: Path) -> Stage:
 def stages(folder: Path) -> list[Stage]:
     """In the order in which a short budget is best spent."""
     return [
-        Stage("doctor", "what works here", 60, (*PERFSUITE, "doctor", "--json"), "doctor.json"),
-        Stage("tests", "the tests that need a GPU", 240, (*PYTHON, "-m", "pytest", "-q", "-m", "gpu", "tests"),
+        Stage("doctor", "what works here, with the native code built", 240, (*PERFSUITE, "doctor", "--json"),
+              "doctor.json"),
+        Stage("tests", "the tests that need a GPU", 480, (*PYTHON, "-m", "pytest", "-q", "-m", "gpu", "tests"),
               "gpu-tests.txt"),
         Stage("machine", "ceilings and sensors", 180, (*PERFSUITE, "machine", "--json"), "machine.json"),
-        Stage("instruments", "what counters and energy meters can be trusted with", 240,
-              (*PYTHON, "bench/counters_gpu.py"), "counters.json"),
+        Stage("instruments", "what counters and energy meters can be trusted with", 420,
+              (*PYTHON, "bench/counters_gpu.py", "--rounds", "9"), "counters.json"),
         workload("llama", folder),
-        Stage("recorder-llama", "cost of the kernel recorder on llama, against torch.profiler", 400,
-              (*PYTHON, "bench/kernel_recorder_cost.py", "llama", "--scale", "gpu"), "recorder-cost-llama.json"),
+        Stage("recorder-llama", "cost of the kernel recorder on llama, against torch.profiler", 560,
+              (*PYTHON, "bench/kernel_recorder_cost.py", "llama", *COST), "recorder-cost-llama.json"),
         workload("resnet", folder),
-        Stage("recorder-resnet", "the same on resnet", 400,
-              (*PYTHON, "bench/kernel_recorder_cost.py", "resnet", "--scale", "gpu"), "recorder-cost-resnet.json"),
+        Stage("recorder-resnet", "the same on resnet", 560,
+              (*PYTHON, "bench/kernel_recorder_cost.py", "resnet", *COST), "recorder-cost-resnet.json"),
         Stage("ops", "every implementation of every op, timed", 590,
               (*PERFSUITE, "ops", "bench", "--budget", "1", "--cold-only", "--json"), "ops.json", (0, 1)),
         Stage("check", "every implementation of every op, checked", 590,

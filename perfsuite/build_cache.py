@@ -152,8 +152,14 @@ def compile_objects(
         progress(f"compiled {source.name} ({len(done)} of {len(ordered)})")
         return str(made)
 
-    with ThreadPoolExecutor(max_workers=2) as pool:  # two at a time: torch's headers need about 0.7 GB each
+    with ThreadPoolExecutor(max_workers=_at_once()) as pool:
         return list(pool.map(compile_one, ordered))
+
+
+def _at_once() -> int:
+    """Compilers that run at the same time, two at least: torch's headers need about 0.7 GB each."""
+    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return max(2, min(len(os.sched_getaffinity(0)), free_bytes >> 30))
 
 
 def call(target: Target, command: list[str], what: str, advice: str) -> str:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+pytest.importorskip("plotly")
+
 from perfsuite.ledger import account as account_of
 from perfsuite.report import charts, idle, kernels, names, strips
 from perfsuite.report.html import render

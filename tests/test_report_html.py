@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("plotly")
+
 from perfsuite.report import charts
 from perfsuite.report.html import render
 from perfsuite.report.tables import OP_COLUMNS

@@ -70,6 +70,20 @@ std::string driver_missing() {
   return result == 0 ? "" : "the driver does not start: cuInit returned " + std::to_string(result);
 }
 
+TargetSession::TargetSession(const CounterLibrary& library) : library_(library) {
+  const std::string missing = driver_missing();
+  if (!missing.empty()) throw std::runtime_error(missing);
+  // CUPTI loads it by name: the one beside it, not one of another release that the linker finds first.
+  dlopen((library.folder() + "/libnvperf_target.so").c_str(), RTLD_NOW | RTLD_GLOBAL);
+  auto p = abi::params<abi::ProfilerInitialize>();
+  library.check(library.api().initialize(&p), "cuptiProfilerInitialize");
+}
+
+TargetSession::~TargetSession() {
+  auto p = abi::params<abi::ProfilerDeInitialize>();
+  library_.api().deinitialize(&p);
+}
+
 abi::Context current_context() {
   if (!driver()) return nullptr;
   using Get = int (*)(abi::Context*);
@@ -87,8 +101,7 @@ size_t current_device() {
 }
 
 std::string chip_of(const CounterLibrary& library, size_t device) {
-  const std::string missing = driver_missing();
-  if (!missing.empty()) throw std::runtime_error(missing);
+  const TargetSession session(library);
   auto p = abi::params<abi::DeviceGetChipName>();
   p.device = device;
   library.check(library.api().chip_name(&p), "cuptiDeviceGetChipName");

@@ -42,6 +42,19 @@ class CounterLibrary {
 // where they may. Initialises the driver.
 std::string driver_missing();
 
+// CUPTI's target side between cuptiProfilerInitialize and cuptiProfilerDeInitialize. NVIDIA's own samples ask nothing of a
+// device before the first, not even its name. One at a time.
+class TargetSession {
+ public:
+  explicit TargetSession(const CounterLibrary& library);  // throws std::runtime_error
+  ~TargetSession();
+  TargetSession(const TargetSession&) = delete;
+  TargetSession& operator=(const TargetSession&) = delete;
+
+ private:
+  const CounterLibrary& library_;
+};
+
 // CUDA context of the calling thread, or null where it has none or there is no driver; and the number of its device.
 cupti_profiler::Context current_context();
 size_t current_device();  // throws std::runtime_error where there is no context

@@ -241,25 +241,24 @@ void KernelRecorder::enable() {
   }
 }
 
+// The kind first, then all but what is of interest off: CUPTI forgets the choices of a kind that is enabled again, and
+// calls of the runtime that are chosen alone, without their kind, are not recorded once there is a CUDA context.
 // By name: there are more of them in each version.
 void KernelRecorder::enable_calls() {
   const cupti::Api& api = library_.api;
   constexpr uint32_t kManyCalls = 1 << 14;  // a library that knows every number would never end the loop
   for (const int domain : {cupti::kDriverApi, cupti::kRuntimeApi}) {
-    const auto choose = domain == cupti::kDriverApi ? api.enable_driver_api : api.enable_runtime_api;
-    size_t chosen = 0;
-    const char* name = nullptr;
-    for (uint32_t id = 1; api.callback_name && choose && id < kManyCalls; ++id) {
-      if (api.callback_name(domain, id, &name) != cupti::kSuccess || !name) break;
-      if (!is_of_interest(name) || choose(id, 1) != cupti::kSuccess) continue;
-      calls_.emplace_back(domain, id);
-      ++chosen;
-    }
-    if (chosen > 0) continue;
     const uint32_t kind = domain == cupti::kDriverApi ? cupti::kDriver : cupti::kRuntime;
     check("cuptiActivityEnable for API calls", api.enable(kind));
     kinds_.push_back(kind);
-    note("this CUPTI records all API calls or none: all are recorded, at a higher cost");
+    const auto choose = domain == cupti::kDriverApi ? api.enable_driver_api : api.enable_runtime_api;
+    size_t left_out = 0;
+    const char* name = nullptr;
+    for (uint32_t id = 1; api.callback_name && choose && id < kManyCalls; ++id) {
+      if (api.callback_name(domain, id, &name) != cupti::kSuccess || !name) break;
+      left_out += !is_of_interest(name) && choose(id, 0) == cupti::kSuccess;
+    }
+    if (left_out == 0) note("this CUPTI records all API calls or none: all are recorded, at a higher cost");
   }
 }
 
@@ -272,9 +271,6 @@ void KernelRecorder::note(const std::string& text) {
 void KernelRecorder::disable() {
   for (auto kind = kinds_.rbegin(); kind != kinds_.rend(); ++kind) library_.api.disable(*kind);
   kinds_.clear();
-  for (const auto& [domain, id] : calls_)
-    (domain == cupti::kDriverApi ? library_.api.enable_driver_api : library_.api.enable_runtime_api)(id, 0);
-  calls_.clear();
   if (library_.api.enable_all_sync_records) library_.api.enable_all_sync_records(1);
 }
 

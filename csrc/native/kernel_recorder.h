@@ -7,7 +7,8 @@
 //   only of calls that give the device work (launches, copies, fills) or wait for it: the many small ones
 //   (cudaGetDevice, event records) would cost two records each. Where CUPTI cannot choose among calls, all of them
 //   are recorded.
-// - waits of the host as SYNCHRONIZATION, without the queries that torch's allocator polls events with.
+// - waits of the host as SYNCHRONIZATION, without the queries that find an event or a stream at work: torch's allocator
+//   polls with them. A query that finds it done is recorded, as a wait of no length to speak of.
 //
 // CUPTI has one client at a time: the recorder holds its subscription while it runs, so that another client
 // (torch.profiler, Nsight Systems, Proton) is seen, and sees us. Activity callbacks alone would be replaced without a
@@ -23,7 +24,6 @@
 #include <memory>
 #include <mutex>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "activity_sums.h"
@@ -76,8 +76,7 @@ class KernelRecorder {
   CuptiLibrary library_;
   std::mutex flush_mutex_;  // the buffers' thread flushes, and so does stop()
   cupti::Subscriber subscriber_ = nullptr;
-  std::vector<uint32_t> kinds_;                             // enabled by us
-  std::vector<std::pair<int, uint32_t>> calls_;        // (domain, callback id), enabled by us
+  std::vector<uint32_t> kinds_;  // enabled by us
   std::unique_ptr<Recording> recording_;
 };
 

@@ -1,6 +1,5 @@
 #include "pm_sampling.h"
 
-#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 
@@ -13,40 +12,16 @@ namespace perfsuite {
 
 namespace abi = cupti_profiler;
 
-namespace {
-
-void initialize(const CounterLibrary& library) {
-  const std::string missing = driver_missing();
-  if (!missing.empty()) throw std::runtime_error(missing);
-  // CUPTI loads it by name: the one beside it, not one of another release that the linker finds first.
-  dlopen((library.folder() + "/libnvperf_target.so").c_str(), RTLD_NOW | RTLD_GLOBAL);
-  auto p = abi::params<abi::ProfilerInitialize>();
-  library.check(library.api().initialize(&p), "cuptiProfilerInitialize");
-}
-
-void deinitialize(const CounterLibrary& library) {
-  auto p = abi::params<abi::ProfilerDeInitialize>();
-  library.api().deinitialize(&p);
-}
-
-}  // namespace
-
 std::vector<uint8_t> sampling_availability(const CounterLibrary& library, size_t device) {
-  initialize(library);
-  try {
-    auto p = abi::params<abi::PmGetAvailability>();
-    p.device = device;
-    library.check(library.api().pm_availability(&p), "cuptiPmSamplingGetCounterAvailability");
-    std::vector<uint8_t> image(p.size);
-    p.image = image.data();
-    library.check(library.api().pm_availability(&p), "cuptiPmSamplingGetCounterAvailability");
-    image.resize(p.size);
-    deinitialize(library);
-    return image;
-  } catch (...) {
-    deinitialize(library);
-    throw;
-  }
+  const TargetSession session(library);
+  auto p = abi::params<abi::PmGetAvailability>();
+  p.device = device;
+  library.check(library.api().pm_availability(&p), "cuptiPmSamplingGetCounterAvailability");
+  std::vector<uint8_t> image(p.size);
+  p.image = image.data();
+  library.check(library.api().pm_availability(&p), "cuptiPmSamplingGetCounterAvailability");
+  image.resize(p.size);
+  return image;
 }
 
 PmSampling::PmSampling(std::shared_ptr<const CounterHost> host, PmSamplingConfig config)
@@ -68,8 +43,7 @@ void PmSampling::start() {
   std::vector<uint8_t> image = host_->config_image(config_.metrics);
   if (const size_t passes = host_->passes(image); passes != 1)
     throw std::runtime_error("these metrics need " + std::to_string(passes) + " passes, and sampling has one");
-  initialize(library);
-  initialized_ = true;
+  session_.emplace(library);
   try {
     auto enable = abi::params<abi::PmEnable>();
     enable.device = config_.device;
@@ -225,8 +199,7 @@ void PmSampling::release() {
     api().pm_disable(&p);
     sampler_ = nullptr;
   }
-  if (initialized_) deinitialize(host_->library());
-  initialized_ = false;
+  session_.reset();
 }
 
 }  // namespace perfsuite

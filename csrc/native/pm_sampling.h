@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -62,7 +63,7 @@ class PmSampling {
   const PmSamplingConfig config_;
   std::vector<const char*> names_;
   cupti_profiler::PmSampler sampler_ = nullptr;
-  bool initialized_ = false;
+  std::optional<TargetSession> session_;
   std::vector<uint8_t> data_;
   std::vector<double> values_;
   int64_t started_ns_ = 0;

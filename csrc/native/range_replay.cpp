@@ -1,7 +1,5 @@
 #include "range_replay.h"
 
-#include <dlfcn.h>
-
 #include <cstdlib>
 #include <utility>
 
@@ -21,39 +19,24 @@ constexpr uint32_t kLaunches[] = {abi::kLaunchKernel,      abi::kLaunchKernelPts
 
 constexpr uint64_t kNotAlone = ~uint64_t(0);
 
-void initialize(const CounterLibrary& library) {
-  const std::string missing = driver_missing();
-  if (!missing.empty()) throw std::runtime_error(missing);
+void need_context() {
   if (!current_context())
     throw std::runtime_error("this thread has no CUDA context: run something on the GPU before the replay starts");
-  dlopen((library.folder() + "/libnvperf_target.so").c_str(), RTLD_NOW | RTLD_GLOBAL);  // as in pm_sampling.cpp
-  auto p = abi::params<abi::ProfilerInitialize>();
-  library.check(library.api().initialize(&p), "cuptiProfilerInitialize");
-}
-
-void deinitialize(const CounterLibrary& library) {
-  auto p = abi::params<abi::ProfilerDeInitialize>();
-  library.api().deinitialize(&p);
 }
 
 }  // namespace
 
 std::vector<uint8_t> ranges_availability(const CounterLibrary& library) {
-  initialize(library);
-  try {
-    auto p = abi::params<abi::ProfilerGetAvailability>();
-    p.context = current_context();
-    library.check(library.api().range_availability(&p), "cuptiProfilerGetCounterAvailability");
-    std::vector<uint8_t> image(p.size);
-    p.image = image.data();
-    library.check(library.api().range_availability(&p), "cuptiProfilerGetCounterAvailability");
-    image.resize(p.size);
-    deinitialize(library);
-    return image;
-  } catch (...) {
-    deinitialize(library);
-    throw;
-  }
+  const TargetSession session(library);
+  need_context();
+  auto p = abi::params<abi::ProfilerGetAvailability>();
+  p.context = current_context();
+  library.check(library.api().range_availability(&p), "cuptiProfilerGetCounterAvailability");
+  std::vector<uint8_t> image(p.size);
+  p.image = image.data();
+  library.check(library.api().range_availability(&p), "cuptiProfilerGetCounterAvailability");
+  image.resize(p.size);
+  return image;
 }
 
 RangeReplay::RangeReplay(std::shared_ptr<const CounterHost> host, RangeReplayConfig config)
@@ -64,28 +47,30 @@ RangeReplay::RangeReplay(std::shared_ptr<const CounterHost> host, RangeReplayCon
 RangeReplay::~RangeReplay() {
   unsubscribe();
   disable();
-  if (initialized_) deinitialize(host_->library());
 }
 
 void RangeReplay::start() {
-  if (initialized_) throw std::runtime_error("the replay is running already: stop it first");
+  if (session_) throw std::runtime_error("the replay is running already: stop it first");
   image_ = host_->config_image(config_.metrics);
   passes_ = host_->passes(image_);
-  initialize(host_->library());
-  initialized_ = true;
+  session_.emplace(host_->library());
   try {
+    need_context();
     subscribe();
     enable();
   } catch (...) {
     unsubscribe();
     disable();
-    deinitialize(host_->library());
-    initialized_ = false;
+    session_.reset();
     throw;
   }
 }
 
 void RangeReplay::flush() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (launches_.empty()) return;  // of the first step: what CUPTI decodes of no ranges is not said anywhere
+  }
   collect();
   disable();
   enable();
@@ -96,8 +81,7 @@ void RangeReplay::stop() {
   unsubscribe();
   collect();
   disable();
-  deinitialize(host_->library());
-  initialized_ = false;
+  session_.reset();
 }
 
 void RangeReplay::subscribe() {

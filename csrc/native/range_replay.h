@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,7 @@ class RangeReplay {
 
   // All three on one thread, with the CUDA context to be profiled, and with nothing in flight on the device.
   void start();  // throws std::runtime_error and leaves nothing behind
-  void flush();  // reads what was measured so far and goes on
+  void flush();  // reads what was measured so far and goes on; nothing where nothing was launched
   void stop();
 
   const LaunchJoin& join() const { return join_; }
@@ -52,7 +53,7 @@ class RangeReplay {
   std::vector<uint8_t> image_, data_;
   cupti_profiler::Ranger ranger_ = nullptr;
   cupti_profiler::Subscriber subscriber_ = nullptr;
-  bool initialized_ = false;
+  std::optional<TargetSession> session_;
   size_t passes_ = 0;
   LaunchJoin join_;
 

@@ -35,6 +35,8 @@ def replay_steps(
 
     Raises DataTouchedEarly where the workload opens its data too early, and whatever the workload raises.
     """
+    import torch
+
     with DataGuard(folder, config.data_files) as guard:
         job, watch, init = initialise(build, config, device, seed, log, make_watch)
         guard.allow()
@@ -43,11 +45,14 @@ def replay_steps(
         job.train_step(next(batches), watch.phase)
     synchronize(device)
     watch.start()
-    for _ in range(REPLAYED_STEPS):
-        watch.begin_step()
-        with watch.phase("data"):
-            batch = next(batches)
-        job.train_step(batch, watch.phase)
+    # The backward pass too is launched from here: CUPTI has been known to measure only kernels of the thread that
+    # enabled its profiler, and launches of one thread are in a certain order.
+    with torch.autograd.set_multithreading_enabled(False):
+        for _ in range(REPLAYED_STEPS):
+            watch.begin_step()
+            with watch.phase("data"):
+                batch = next(batches)
+            job.train_step(batch, watch.phase)
     with watch.phase("device wait"):
         synchronize(device)
     watch.stop()

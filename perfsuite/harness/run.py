@@ -44,7 +44,7 @@ class Request:
     command: tuple[str, ...] = ()
 
 
-ON_REQUEST = ("ledger", "timeline", "counters", "host_stacks")
+ON_REQUEST = ("ledger", "timeline", "host_stacks", "counters")
 """Kinds of the passes after the clean ones, in order; what a record's `wanted` says of them."""
 
 

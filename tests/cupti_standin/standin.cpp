@@ -46,7 +46,7 @@ struct State {
   void (*completed)(void*, uint32_t, uint8_t*, size_t, size_t) = nullptr;
   uint64_t (*clock)() = nullptr;
   std::set<uint32_t> kinds;
-  std::set<std::pair<int, uint32_t>> calls;
+  std::set<std::pair<int, uint32_t>> off;  // calls that are left out while their kind is on
   bool all_sync_records = true, zeroed = false, other_client = false;
   void* subscriber = nullptr;
   std::map<std::string, Result> failing;
@@ -128,7 +128,7 @@ uint8_t* room(State& s, size_t bytes) {
 
 template <class Record>
 void write(State& s, const Record& record, size_t bytes) {
-  if (s.kinds.empty() && s.calls.empty()) violate("a record while nothing is enabled");
+  if (s.kinds.empty()) violate("a record while nothing is enabled");
   if (uint8_t* place = room(s, bytes)) std::memcpy(place, &record, sizeof record < bytes ? sizeof record : bytes);
 }
 
@@ -152,7 +152,7 @@ size_t size_of(uint32_t kind) {
 
 // The record of a call of the runtime, after that of the external id it happens under.
 void write_call(State& s, uint32_t cbid, uint32_t correlation, uint64_t start, uint64_t end) {
-  if (!s.kinds.count(kRuntime) && !s.calls.count({2, cbid})) return;
+  if (!s.kinds.count(kRuntime) || s.off.count({2, cbid})) return;
   if (s.kinds.count(kExternalCorrelation) && !t_external.empty())
     write(s, ExternalCorrelationRecord{kExternalCorrelation, kCustom2, t_external.back(), correlation},
           kExternalCorrelationBytes);
@@ -258,7 +258,13 @@ EXPORT int64_t standin_count(const char* what) {
   std::lock_guard<std::mutex> lock(s.mutex);
   const std::string name = what;
   if (name == "kinds") return int64_t(s.kinds.size());
-  if (name == "calls") return int64_t(s.calls.size());
+  if (name == "calls") {
+    int64_t recorded = 0;
+    for (const int domain : {1, 2})
+      for (const auto& [id, called] : g_names[domain])
+        recorded += s.kinds.count(domain == 1 ? kDriver : kRuntime) && !s.off.count({domain, id});
+    return recorded;
+  }
   if (name == "subscribed") return s.subscriber != nullptr;
   if (name == "subscriptions") return int64_t(s.subscriptions);
   if (name == "zeroed") return s.zeroed;
@@ -302,7 +308,7 @@ EXPORT Result cuptiSubscribe_v2(void** subscriber, void* callback, void* user, P
 EXPORT Result cuptiUnsubscribe(void* subscriber) {
   State& s = state();
   if (subscriber != s.subscriber) return kInvalidParameter;
-  if (!s.kinds.empty() || !s.calls.empty()) violate("unsubscribed while something is enabled");
+  if (!s.kinds.empty()) violate("unsubscribed while something is enabled");
   s.subscriber = nullptr;
   return kSuccess;
 }
@@ -318,7 +324,7 @@ EXPORT Result cuptiActivityRegisterCallbacks(decltype(State::requested) requeste
 }
 EXPORT Result cuptiActivityRegisterTimestampCallback(uint64_t (*clock)()) {
   State& s = state();
-  if (!s.kinds.empty() || !s.calls.empty()) violate("the clock is changed while something is enabled");
+  if (!s.kinds.empty()) violate("the clock is changed while something is enabled");
   if (const Result code = scripted("cuptiActivityRegisterTimestampCallback")) return code;
   s.clock = clock;
   s.device_free_ns = 0;
@@ -337,6 +343,8 @@ EXPORT Result cuptiActivityEnable(uint32_t kind) {
   if (!s.requested) violate("enabled before the callbacks were registered");
   if (const Result code = scripted(("cuptiActivityEnable " + std::to_string(kind)).c_str())) return code;
   s.kinds.insert(kind);
+  for (const auto& [domain, of] : {std::pair{1, kDriver}, std::pair{2, kRuntime}})  // choices are forgotten
+    if (kind == of) s.off.erase(s.off.lower_bound({domain, 0}), s.off.lower_bound({domain + 1, 0}));
   return kSuccess;
 }
 EXPORT Result cuptiActivityDisable(uint32_t kind) {
@@ -349,10 +357,12 @@ EXPORT Result cuptiActivityDisable(uint32_t kind) {
   State& s = state();
   std::lock_guard<std::mutex> lock(s.mutex);
   if (!g_names[domain].count(id)) return kInvalidParameter;
+  // The real library records nothing of a call that is chosen while its kind is off and a CUDA context is there.
+  if (!s.kinds.count(domain == 1 ? kDriver : kRuntime)) violate("chooses among the calls of a kind that is off");
   if (on)
-    s.calls.insert({domain, id});
-  else if (!s.calls.erase({domain, id}))
-    violate("disables a call that it had not enabled");
+    s.off.erase({domain, id});
+  else
+    s.off.insert({domain, id});
   return kSuccess;
 }
 #ifndef OMIT_cuptiActivityEnableDriverApi
