@@ -182,6 +182,8 @@ def _energy(a: Records, b: Records, arrays: GetArrays, drift: Mapping[str, Any])
 
 
 def _energy_of(pass_: Mapping[str, Any], arrays: Arrays) -> dict[str, Any]:
+    if not pass_.get("sampler") or "sampler_t_ns" not in arrays:
+        return {"available": False, "reason": "a pass has no sampler", "energy_j": None}
     sampler = {**pass_["sampler"], "t_ns": arrays["sampler_t_ns"], "values": arrays["sampler_values"]}
     return energy_between(sampler, pass_["start_ns"], pass_["start_ns"] + pass_["clock_ns"])
 

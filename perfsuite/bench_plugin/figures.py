@@ -158,7 +158,7 @@ def clock(device: str) -> dict[str, Any]:
     """{"sm_clock_hz", "lowered_by", "reason"} at this moment."""
     if device != "cuda":
         return {"sm_clock_hz": None, "lowered_by": [], "reason": "the clock of a CPU is not read"}
-    from perfsuite.op_bench import gpu_state
+    from perfsuite import gpu_state
 
     state = gpu_state.read()
     return {"sm_clock_hz": state.sm_clock_hz, "lowered_by": list(state.lowered_by), "reason": state.reason}

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from perfsuite import _native
+from perfsuite import _native, gpu_state
+from perfsuite.gpu_machine.device import agree
 from perfsuite.kernels import evaluate, tuning
 from perfsuite.kernels.check import Findings
 from perfsuite.kernels.contract import Case, Implementation, Op
-from perfsuite.op_bench import calls, clocks, gpu_state, yardsticks
+from perfsuite.op_bench import calls, clocks, yardsticks
 from perfsuite.op_bench.measure import AGAIN, BLOCK_NS, MOST_CALLS, Timed
 
 DRAWS = 3
@@ -102,7 +103,7 @@ class CaseBench:
     def disagreement(self) -> str | None:
         """Whether two clocks tell the length of most blocks differently; of some they do where a thread had to wait
         between the two readings."""
-        apart = [spans for spans in self._spans if not clocks.agree(*spans)]
+        apart = [spans for spans in self._spans if not agree(*spans)]
         if 2 * len(apart) <= len(self._spans):
             return None
         return f"two clocks disagree: a block took {apart[0][0]} ns by one and {apart[0][1]} ns by the other"
