@@ -28,7 +28,7 @@ CASE = Case("float32", {"rows": 40, "width": 128})
 
 def seen_of(file: Path, monkeypatch: pytest.MonkeyPatch, machine: Any = None, **asked: Any) -> dict[str, Any]:
     """What the measuring process says, from this process, on a machine whose ceilings are not known or as given."""
-    monkeypatch.setattr(measure, "machine_of", lambda device, say: (machine, 1 << 18))
+    monkeypatch.setattr(measure, "machine_of", lambda device, say: (machine, 1 << 18, {}))
     request = {"file": str(file), "op": "rms_norm", "device": "cpu", "scale": "tiny", "case": "9x70", "budget_s": 0.0,
                "draws": 32, "examples": 0, **asked}  # fmt: skip
     return measure.measure(request, lambda what, share: None)
