@@ -41,7 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--samples", type=Path, required=True, help="file that keeps them; it is added to")
     parser.add_argument("--only", choices=("ops", "llama"))
-    parser.add_argument("--sittings", type=int, default=17, help="of ops, 12 comparisons each: 7 A/A, 3 +10 %%, 2 +5 %%")
+    parser.add_argument("--sittings", type=int, default=17, help="of 12 ops: 7 A/A, 3 +10 %%, 2 +5 %%")
     parser.add_argument("--pairs", type=int, default=20, help="of llama runs")
     parser.add_argument("--sitting-s", type=float, default=60.0, help="time of a sitting, and so of each comparison")
     parser.add_argument("--op-s", type=float, default=0.06, help="time of an op in a process")

@@ -61,7 +61,7 @@ def summary(rounds: Sequence[float]) -> dict[str, Any]:
 
 
 def blocks(rounds: Sequence[float]) -> list[float]:
-    """Means of consecutive rounds that take BLOCK_S together, the first BLOCKS of them; all rounds where there is none."""
+    """Means of consecutive rounds that take BLOCK_S together, the first BLOCKS; all rounds where there is none."""
     found, part = [], []
     for took in rounds:
         part.append(took)
@@ -93,8 +93,8 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    slower = request["slower"]
-    print(json.dumps({name: sample(call, slower.get(name, 0.0), request["budget_s"]) for name, call in calls().items()}))
+    slower, budget_s = request["slower"], request["budget_s"]
+    print(json.dumps({name: sample(call, slower.get(name, 0.0), budget_s) for name, call in calls().items()}))
 
 
 if __name__ == "__main__":

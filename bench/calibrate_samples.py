@@ -1,4 +1,4 @@
-"""The samples of bench/calibrate.py: collected by real processes and kept in one JSON file, to be judged again and again.
+"""The samples of bench/calibrate.py: collected by real processes and kept in one JSON file, to be judged again.
 
 Ops: a sitting runs blocks of four processes of bench/calibrate_process.py, two of A and two of B in a drawn order, as
 `pytest --perfsuite-baseline REV` does, until its time is spent. B's processes slow some ops, drawn for each sitting;

@@ -90,6 +90,15 @@ def noise_of(first: Sequence[float], second: Sequence[float]) -> float:
     return max(ratio, 1 / ratio) - 1
 
 
+def noise_in_turns(a: Sequence[float], b: Sequence[float]) -> float:
+    """noise_of() the pairs of one side, of blocks of two processes of each: a[0] and a[1], a[2] and a[3], and so on.
+
+    Each block drew its order, so that the first of two equal processes is the earlier or the later one by chance.
+    """
+    pairs = [(side[i], side[i + 1]) for side in (a, b) for i in range(0, len(side), 2)]
+    return noise_of(*zip(*((x, y) if k % 2 else (y, x) for k, (x, y) in enumerate(pairs)), strict=True))
+
+
 def _differs(judged: Verdict | None) -> bool:
     return judged is not None and judged.word in (FASTER, SLOWER)
 
