@@ -5,6 +5,7 @@ from typing import Any
 
 from perfsuite.bench_plugin.gate import Judged
 from perfsuite.report.figures import percent, seconds, si
+from perfsuite.verdict import CANNOT_TELL
 
 _HEADS = ("host", "device", "bytes/s", "of ceiling", "launches", "peak memory", "joules")
 
@@ -18,8 +19,8 @@ def table(found: Mapping[str, Mapping[str, Any]], judged: Sequence[Judged]) -> l
         rows.append((name, *(_figures(found.get(name)) if found else ()),
                      *(_verdict(verdicts.get(name)) if judged else ())))  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) if i == 0 else cell.rjust(width)
-                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in rows]  # fmt: skip
+    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(widths[i]) for i, cell in enumerate(row) if i)])
+             for row in rows]  # fmt: skip
     return [*lines, *_notes(found), *_details(judged)]
 
 
@@ -35,10 +36,10 @@ def _figures(one: Mapping[str, Any] | None) -> tuple[str, ...]:
 def _verdict(one: Judged | None) -> tuple[str, str]:
     if one is None or one.word is None:
         return "-", "new" if one else "-"
-    time = one.verdicts["time"]
+    time, word = one.verdicts["time"], one.word + (", more" if one.grown else "")
     if time.ratio is None:
-        return one.word, "-"
-    return one.word, f"{time.ratio:.3f} [{time.ci95[0]:.3f}, {time.ci95[1]:.3f}]"
+        return word, "-"
+    return word, f"{time.ratio:.3f} [{time.ci95[0]:.3f}, {time.ci95[1]:.3f}]"
 
 
 def _notes(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -56,6 +57,6 @@ def _details(judged: Sequence[Judged]) -> list[str]:
     """What a row has no room for: the reasons of what could not be told, energy and the quantities without chance."""
     lines = []
     for one in judged:
-        more = len(one.verdicts) > 1 or one.grown or one.new or one.word == "CANNOT_TELL"
+        more = len(one.verdicts) > 1 or one.grown or one.new or one.word == CANNOT_TELL
         lines += [f"{one.test}: {line}" for line in one.lines] if more else []
     return lines

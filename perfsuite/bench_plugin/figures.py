@@ -25,7 +25,7 @@ def ceiling(time_s: float, device: str, bytes_: int | None, flops: int | None, d
     unknown = rates | {"share_of_ceiling": None, "bound": None, "level": None}
     if bytes_ is None:
         return unknown | {"ceiling_reason": "no bytes were declared: perf_benchmark.cost(bytes=...)"}
-    machine, reason = _machine(device)
+    machine, reason = _machine(device) if time_s else (None, "the timer stood still")
     if machine is None:
         return unknown | {"ceiling_reason": reason}
     from perfsuite import roofline

@@ -56,7 +56,8 @@ class PerfBenchmark:
         return self._on_cpu(function, args, kwargs, call)
 
     def pedantic(self, target: Callable[..., Any], args: Any = (), kwargs: Any = None, setup: Any = None,
-                 teardown: Any = None, rounds: int = 1, warmup_rounds: int = 0, iterations: int = 1) -> Any:  # fmt: skip
+                 teardown: Any = None, rounds: int = 1, warmup_rounds: int = 0,
+                 iterations: int = 1) -> Any:  # fmt: skip
         """pytest-benchmark's own, by the host's clock: no call is made that was not asked for."""
         if self._benchmark.disabled:
             return self._benchmark.pedantic(target, args, kwargs, setup, teardown, rounds, warmup_rounds, iterations)

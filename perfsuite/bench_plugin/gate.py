@@ -29,19 +29,31 @@ class Judged(NamedTuple):
 
     @property
     def word(self) -> str | None:
-        """Of all quantities together: SLOWER where anything is worse; None for a new test."""
+        """Of time and energy together: SLOWER where one of them is; None for a new test."""
         words = [judged.word for judged in self.verdicts.values()]
-        if self.grown or SLOWER in words:
+        if SLOWER in words:
             return SLOWER
         return CANNOT_TELL if CANNOT_TELL in words else words[0] if words else None
 
+    def as_json(self, baseline: str) -> dict[str, Any]:
+        """As it is stored: {"baseline", "verdict", "time": {"verdict", "ratio", ...}, "energy", "grown", "new"}."""
+        from perfsuite.compare import as_json
+
+        each = {what: as_json(judged) for what, judged in self.verdicts.items()}
+        return {"baseline": baseline, "verdict": self.word, **each, "grown": list(self.grown), "new": self.new}
+
+    def fails(self, strict: bool) -> bool:
+        """Whether the session is to fail for it."""
+        return bool(self.grown) or self.word == SLOWER or (strict and self.word == CANNOT_TELL)
+
     @property
     def lines(self) -> list[str]:
-        """A sentence for each quantity."""
+        """A sentence for each quantity, those that fail first."""
         if self.new:
             return [self.new]
-        said = [f"{what}: {judged.word}{_figures(judged)}, {judged.why}" for what, judged in self.verdicts.items()]
-        return [*said, *self.grown]
+        said = sorted(self.verdicts.items(), key=lambda item: item[1].word != SLOWER)
+        return [*(f"MORE {phrase}" for phrase in self.grown),
+                *(f"{judged.word} in {what}{_figures(judged)}: {judged.why}" for what, judged in said)]  # fmt: skip
 
 
 def against_revision(sides: tuple[Side, Side], tests: Sequence[str], budget_s: float, timeout_s: float, say: Say,
@@ -88,7 +100,8 @@ def against_file(baseline: stored.Baseline, now: Mapping[str, Sample], own: Side
     def rounds() -> dict[Key, Rounds]:
         yardsticks.append(yardstick())
         drift = stored.drift(baseline.yardsticks, yardsticks)
-        return {key: one for test in known for key, one in _stored(test, baseline.samples[test], b[test], drift).items()}
+        each = [_stored(test, baseline.samples[test], b[test], drift) for test in known]
+        return {key: one for found in each for key, one in found.items()}
 
     verdicts = looks.judge(known, more, rounds, budget_s, say) if known else {}
     why = f"it is not in {baseline.path}"
@@ -152,8 +165,8 @@ def _grown(a: Sequence[Sample], b: Sequence[Sample]) -> list[str]:
         sides = [[getattr(sample, name) for sample in side if getattr(sample, name) is not None] for side in (a, b)]
         if all(sides) and min(sides[1]) > _TIGHT * min(sides[0]) + slack:
             what = name.replace("_", " ")
-            found.append(f"{what} grew: {min(sides[0]):,} to {min(sides[1]):,} a call (0.1 %"
-                         + (f" and {slack:,} bytes are let pass)" if slack else " is let pass)"))  # fmt: skip
+            let_pass = f"0.1 % and {slack:,} bytes are" if slack else "0.1 % is"
+            found.append(f"{what}: {min(sides[0]):,} to {min(sides[1]):,} a call ({let_pass} let pass)")
     return found
 
 

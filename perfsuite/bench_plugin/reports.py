@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from perfsuite.bench_plugin.gate import Judged
-from perfsuite.verdict import CANNOT_TELL, SLOWER
 
 
 class Said:
@@ -32,22 +31,17 @@ class Said:
 def send(config: pytest.Config, judged: Judged, location: tuple[str, int | None, str], baseline: str,
          strict: bool) -> None:  # fmt: skip
     """Report one verdict; it fails where it is SLOWER, and where strict also when nobody can tell."""
-    failed = judged.word == SLOWER or (strict and judged.word == CANNOT_TELL)
-    text = "\n".join(f"{judged.word if i == 0 else '    '} {line}" for i, line in enumerate(_worst_first(judged)))
+    failed = judged.fails(strict)
+    text = "\n".join([*judged.lines, f"baseline: {baseline}"])
     for when in ("call", "teardown"):
         report = pytest.TestReport(
             nodeid=judged.test, location=location, keywords={}, when=when,
             outcome="failed" if failed and when == "call" else "passed",
-            longrepr=Said(location, f"{text}\n    baseline: {baseline}") if failed and when == "call" else None,
+            longrepr=Said(location, text) if failed and when == "call" else None,
             user_properties=_properties(judged, baseline),
         )  # fmt: skip
         report.perfsuite_word = judged.word
         config.hook.pytest_runtest_logreport(report=report)
-
-
-def _worst_first(judged: Judged) -> list[str]:
-    lines = [*judged.grown, *(line for line in judged.lines if line not in judged.grown)]
-    return sorted(lines, key=lambda line: f": {SLOWER}" not in line and line not in judged.grown)
 
 
 def _properties(judged: Judged, baseline: str) -> list[tuple[str, object]]:

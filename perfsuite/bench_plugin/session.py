@@ -40,6 +40,8 @@ class BenchSession:
     def _benchmarks(self) -> list[Any]:
         """Those that were measured."""
         session = self._config.pluginmanager.get_plugin("pytest-benchmark")
+        if session is None:  # its own start failed
+            return []
         return [bench for bench in session.benchmarks if bench and not bench.has_error and bench.stats]
 
     def pytest_report_header(self) -> list[str]:
@@ -48,8 +50,7 @@ class BenchSession:
             return ["perfsuite: pytest-xdist is active, which disables benchmarks: nothing is measured"]
         if self._baseline_text:
             budget_s = self._config.getoption("perfsuite_budget")
-            return [f"perfsuite: verdicts against {self._baseline_text}; at most {budget_s:g} s a benchmark beyond the "
-                    "tests themselves"]  # fmt: skip
+            return [f"perfsuite: verdicts against {self._baseline_text}, at most {budget_s:g} s for each benchmark"]
         return []
 
     def pytest_sessionstart(self, session: pytest.Session) -> None:
@@ -58,9 +59,9 @@ class BenchSession:
             return
         benchmark = self._config.pluginmanager.get_plugin("pytest-benchmark")
         if self._is_distributed():
-            raise pytest.UsageError("--perfsuite-baseline needs measurements, and pytest-xdist disables them: leave -n out")
+            raise pytest.UsageError("--perfsuite-baseline: pytest-xdist disables benchmarks: leave -n out")
         if benchmark.disabled or benchmark.skip:
-            raise pytest.UsageError("--perfsuite-baseline needs measurements, and benchmarks are disabled or skipped here")
+            raise pytest.UsageError("--perfsuite-baseline: benchmarks are disabled or skipped in this session")
         from perfsuite import revisions
         from perfsuite.bench_plugin import stored
 
@@ -86,7 +87,11 @@ class BenchSession:
         """Build the revision now: what fails is told before the tests run."""
         found = [item for item in session.items if "benchmark" in getattr(item, "fixturenames", ())]
         self._locations = {item.nodeid: item.location for item in found}
-        if not self._baseline_text or self._baseline or not found or self._config.option.collectonly:
+        if not self._baseline_text or not found or self._config.option.collectonly:
+            return
+        budget_s = self._config.getoption("perfsuite_budget")
+        self._say(f"{len(found)} benchmarks: verdicts after at most {budget_s * len(found):g} s more")
+        if self._baseline:
             return
         from perfsuite.bench_plugin import trees
 
@@ -155,17 +160,36 @@ class BenchSession:
         if session.testsfailed > failed and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_benchmark_generate_machine_info(self) -> dict[str, Any] | None:
+        """In a process of ours nobody reads it, and finding it out takes longer than many a benchmark."""
+        return {"node": "not asked for"} if self._child else None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_benchmark_generate_commit_info(self) -> dict[str, Any] | None:
+        """The same."""
+        return {"id": "not asked for"} if self._child else None
+
     def pytest_benchmark_update_json(self, config: pytest.Config, benchmarks: list[Any],
                                      output_json: dict[str, Any]) -> None:  # fmt: skip
         """Add this machine, its yardstick and the rounds to what pytest-benchmark stores."""
+        try:
+            self._add(benchmarks, output_json)
+        except Exception as error:  # whatever it is, somebody's own measurements must still be stored
+            self._error = f"nothing was added to the stored JSON: {type(error).__name__}: {error}"
+
+    def _add(self, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
         from perfsuite.bench_plugin import stored
 
         by_name = {bench.fullname: bench for bench in benchmarks if bench}
+        judged = {one.test: one for one in self._judged}
         for entry in output_json["benchmarks"]:
             times = by_name[entry["fullname"]].stats.data
             ours = {"schema": stored.SCHEMA, "rounds_s": stored.evenly(times),
                     **(entry["extra_info"].get(stored.SECTION) or {}),
                     "process_medians_s": [median(times), *self._processes.get(entry["fullname"], [])]}  # fmt: skip
+            if entry["fullname"] in judged:
+                ours["judged"] = judged[entry["fullname"]].as_json(self._baseline_text)
             entry["extra_info"] = {**entry["extra_info"], stored.SECTION: ours}
         if not self._child:
             output_json[stored.SECTION] = stored.section(self._yardsticks)
@@ -183,19 +207,27 @@ class BenchSession:
         if self._child:
             return
         from perfsuite.bench_plugin.stored import SECTION
+        from perfsuite.verdict import CANNOT_TELL
 
         found = {bench.fullname: ours for bench in self._benchmarks if (ours := bench.extra_info.get(SECTION))}
-        if found or self._judged or self._error:
+        nothing = self._baseline_text and not self._judged and not self._error
+        if found or self._judged or self._error or nothing:
             terminalreporter.section("perfsuite")
+        if nothing:
+            terminalreporter.write_line("no benchmark was measured: nothing is compared", yellow=True, bold=True)
         if found or self._judged:
             from perfsuite.bench_plugin.columns import table
 
             for line in table(found, self._judged):
                 terminalreporter.write_line(line)
-        open_ = sum(judged.word == "CANNOT_TELL" for judged in self._judged)
+        open_ = sum(judged.word == CANNOT_TELL for judged in self._judged)
         if open_:
-            terminalreporter.write_line(f"CANNOT TELL for {open_} of {len(self._judged)} benchmarks: raise "
-                                        "--perfsuite-budget; --perfsuite-strict makes this fail", yellow=True, bold=True)  # fmt: skip
+            advice = "raise --perfsuite-budget"
+            if self._baseline:
+                advice = "a revision as the baseline is run in turns and shows smaller differences"
+            of = f"{open_} of {len(self._judged)} benchmarks"
+            text = f"CANNOT TELL for {of}: {advice}; --perfsuite-strict fails here"
+            terminalreporter.write_line(text, yellow=True, bold=True)
         if self._error:
             terminalreporter.write_line(f"perfsuite: {self._error}", red=True, bold=True)
 
