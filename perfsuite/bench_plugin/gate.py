@@ -86,7 +86,7 @@ def against_file(baseline: stored.Baseline, now: Mapping[str, Sample], own: Side
                  say: Say, yardstick: Callable[[], dict[str, Any]]) -> list[Judged]:  # fmt: skip
     """The session's samples and those of further processes of the same tree, against the stored ones.
 
-    yardstick: measures one; it is taken at every look, and the drift between the sittings widens the intervals.
+    yardstick: measures one; it is taken after every process, and the drift between the sittings widens the intervals.
     """
     known = [test for test in now if test in baseline.samples]
     b = {test: [now[test]] for test in known}
@@ -96,9 +96,9 @@ def against_file(baseline: stored.Baseline, now: Mapping[str, Sample], own: Side
         for test, sample in own.run(running, timeout_s).items():
             if test in b:
                 b[test].append(sample)
+        yardsticks.append(yardstick())
 
     def rounds() -> dict[Key, Rounds]:
-        yardsticks.append(yardstick())
         drift = stored.drift(baseline.yardsticks, yardsticks)
         each = [_stored(test, baseline.samples[test], b[test], drift) for test in known]
         return {key: one for found in each for key, one in found.items()}
