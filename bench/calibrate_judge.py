@@ -1,7 +1,8 @@
 """From collected samples to verdicts: our rule and the others', counted. Pure functions; nothing is measured here.
 
 Ours replays what `pytest --perfsuite-baseline REV` does with the same processes: looks at growing data, each paid for,
-until it can tell. `alone` judges each op as the only benchmark there is, `in a suite` all ops of a sitting together.
+until it can tell. `alone` judges each op as the only benchmark there is, `in a suite` all ops of a sitting together,
+`by medians` alone, but with the median of a process in place of its first quartile.
 The others come twice: with what they would have used themselves (a stored run against a run; for asv two processes a
 side, as by default) and with all processes that ours was given.
 """
@@ -43,13 +44,17 @@ def judge_ops(sittings: Sequence[Mapping[str, Any]]) -> list[Found]:
         together = ours(sides)
         for name, (a, b) in sides.items():
             words = {"perfsuite, alone": ours({name: (a, b)})[name], "perfsuite, in a suite": together[name],
+                     "perfsuite, alone, by medians": ours({name: (a, b)}, "median_s")[name],
                      **{rule: word(a, b) for rule, word in OTHERS.items()}}  # fmt: skip
             found += [Found(rule, one["slower"].get(name, 0.0), word) for rule, word in words.items()]
     return found
 
 
-def ours(sides: Mapping[str, tuple[Runs, Runs]], figure: str = "median_s") -> dict[str, str]:
-    """The words of our rule; every op is measured up to the look that can tell, or to the end of the sitting."""
+def ours(sides: Mapping[str, tuple[Runs, Runs]], figure: str = "q1_s") -> dict[str, str]:
+    """The words of our rule; every op is measured up to the look that can tell, or to the end of the sitting.
+
+    figure: what stands for a process; sample.typical() is the first quartile of its rounds.
+    """
     used: dict[str, Rounds] = {}
     words = dict.fromkeys(sides, CANNOT_TELL)
     for blocks in BLOCKS:

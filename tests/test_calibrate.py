@@ -140,7 +140,7 @@ def test_our_rule_finds_what_stands_out_and_nothing_else() -> None:
     for rule in ("perfsuite, alone", "perfsuite, in a suite"):
         assert rows[rule]["false_alarms"]["count"] == 0 and rows[rule]["false_alarms"]["of"] == 21
         assert rows[rule]["power_10_percent"]["count"] == rows[rule]["power_10_percent"]["of"] == 9
-    assert len(rows) == 10
+    assert len(rows) == 11
 
 
 def test_our_rule_cannot_tell_where_processes_differ_by_more_than_the_slowdown() -> None:
