@@ -63,9 +63,10 @@ def main() -> int:
         print(f"calibrate: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"\nstopped; what is complete is in {options.samples}", file=sys.stderr)
         if not options.samples.exists():
+            print("\nstopped before anything was complete", file=sys.stderr)
             return 130
+        print(f"\nstopped; what is complete is in {options.samples}", file=sys.stderr)
     from calibrate_judge import report, table
 
     found = report(samples, options.only)

@@ -191,7 +191,8 @@ def table(found: Mapping[str, Any]) -> str:
         lines.append(f"{what}: {part['comparisons']} comparisons, a {unit} {took['min']:.0f} to {took['max']:.0f} s, "
                      f"load {load['min']:.1f} to {load['max']:.1f} on {found['cpus']} CPUs")  # fmt: skip
         if what == "ops":
-            lines[-1] += f", {part['processes']['min']} to {part['processes']['max']} processes a sitting"
+            processes = part["processes"]
+            lines[-1] += f"; {processes['min']} to {processes['max']} processes and {len(OPS)} comparisons a sitting"
         else:
             lines[-1] += f"; {part['pairs_each']} pairs each, {part['disjoint']} comparisons share no pair"
         powers = sorted({key for row in part["rules"] for key in row if key.startswith("power_")}, key=len)
