@@ -43,7 +43,7 @@ def main() -> int:
     parser.add_argument("--only", choices=("ops", "llama"))
     parser.add_argument("--sittings", type=int, default=17, help="of 12 ops: 7 A/A, 3 +10 %%, 2 +5 %%")
     parser.add_argument("--pairs", type=int, default=20, help="of llama runs")
-    parser.add_argument("--sitting-s", type=float, default=60.0, help="time of a sitting, and so of each comparison")
+    parser.add_argument("--comparison-s", type=float, default=60.0, help="time of a comparison of an op")
     parser.add_argument("--op-s", type=float, default=0.06, help="time of an op in a process")
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds of each of the two, ops and llama")
     parser.add_argument("--no-measure", action="store_true", help="judge what is there")
@@ -55,7 +55,7 @@ def main() -> int:
             kept.same_machine(samples, options.samples)
             if options.only != "llama":
                 collect(samples, options.samples, "sittings", options.sittings, options.budget,
-                        lambda seed, say: kept.sitting(seed, options.sitting_s, options.op_s, say))  # fmt: skip
+                        lambda seed, say: kept.sitting(seed, options.comparison_s, options.op_s, say))  # fmt: skip
             if options.only != "ops":
                 collect(samples, options.samples, "llama", options.pairs, options.budget,
                         lambda seed, say: kept.llama_pair(seed))  # fmt: skip

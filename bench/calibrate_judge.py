@@ -165,6 +165,7 @@ def report(samples: Mapping[str, Any], only: str | None = None) -> dict[str, Any
         **{key: samples[key] for key in ("schema", "created", "commit", "machine", "cpus")},
         "ops": {"sittings": len(sittings), "comparisons": len(sittings) * len(OPS),
                 "sitting_s": _range([one["wall_s"] for one in sittings]),
+                "comparison_s": _range([one["comparison_s"] for one in sittings]),
                 "processes": _range([len(one["processes"]) for one in sittings]),
                 "load": _range([load for one in sittings for load in one["load"]]),
                 "rules": count(judge_ops(sittings))},
@@ -192,7 +193,8 @@ def table(found: Mapping[str, Any]) -> str:
                      f"load {load['min']:.1f} to {load['max']:.1f} on {found['cpus']} CPUs")  # fmt: skip
         if what == "ops":
             processes = part["processes"]
-            lines[-1] += f"; {processes['min']} to {processes['max']} processes and {len(OPS)} comparisons a sitting"
+            lines[-1] += (f"; {processes['min']} to {processes['max']} processes and {len(OPS)} comparisons a sitting, "
+                          f"a comparison alone {part['comparison_s']['max']:.0f} s at most")  # fmt: skip
         else:
             lines[-1] += f"; {part['pairs_each']} pairs each, {part['disjoint']} comparisons share no pair"
         powers = sorted({key for row in part["rules"] for key in row if key.startswith("power_")}, key=len)

@@ -1,8 +1,9 @@
 """The samples of bench/calibrate.py: collected by real processes and kept in one JSON file, to be judged again.
 
 Ops: a sitting runs blocks of four processes of bench/calibrate_process.py, two of A and two of B in a drawn order, as
-`pytest --perfsuite-baseline REV` does, until its time is spent. B's processes slow some ops, drawn for each sitting;
-the others are the same on both sides. Each op of a sitting is one comparison.
+`pytest --perfsuite-baseline REV` does. B's processes slow some ops, drawn for each sitting; the others are the same on
+both sides. Each op of a sitting is one comparison, and its time is what the sitting would have taken with that op
+alone: all of it but the timing of the other ops. The sitting ends when the next block would pass that time.
 Llama: whole training runs in pairs, both of the same seed and of the same code, in a drawn order.
 """
 
@@ -68,21 +69,21 @@ def plan(seed: int) -> dict[str, float]:
 
 
 def sitting(seed: int, seconds: float, budget_s: float, say: Say) -> dict[str, Any]:
-    """All comparisons of one sitting. At least one block is run; no block is begun that would not end in time."""
+    """All comparisons of one sitting, of `seconds` each. At least one block is run."""
     slower, draw = plan(seed), random.Random(seed + 1)
     began, load, processes = time.monotonic(), os.getloadavg()[0], []
     while True:
-        block_began = time.monotonic()
         for side in draw.sample((0, 0, 1, 1), 4):
             request = {"budget_s": budget_s, "slower": slower if side else {}}
             started = time.monotonic()
             ops = _process(request)
             processes.append({"side": side, "wall_s": time.monotonic() - started, "ops": ops})
-        blocks, spent = len(processes) // 4, time.monotonic() - began
-        say(f"block {blocks}, {spent:.0f} of {seconds:.0f} s")
-        if blocks >= BLOCKS[-1] or spent + (time.monotonic() - block_began) > seconds:
+        blocks, wall_s = len(processes) // 4, time.monotonic() - began
+        alone_s = wall_s - len(processes) * (len(OPS) - 1) * budget_s
+        say(f"block {blocks}, {alone_s:.0f} of {seconds:.0f} s")
+        if blocks >= BLOCKS[-1] or alone_s * (blocks + 1) / blocks > seconds:
             break
-    return {"seed": seed, "slower": slower, "budget_s": budget_s, "wall_s": time.monotonic() - began,
+    return {"seed": seed, "slower": slower, "budget_s": budget_s, "wall_s": wall_s, "comparison_s": alone_s,
             "load": [load, os.getloadavg()[0]], "processes": processes}  # fmt: skip
 
 

@@ -40,8 +40,8 @@ def sitting(seed: int, spread: float, blocks: int = 6, slowdown: bool = True) ->
                 level = 1e-3 * draw.lognormvariate(0, spread) * (1 + slower.get(name, 0.0) * side)
                 ops[name] = process.summary([level * draw.lognormvariate(0, 0.01) for _ in range(30)])
             processes.append({"side": side, "wall_s": 1.0, "ops": ops})
-    return {"seed": seed, "slower": slower, "budget_s": 0.06, "wall_s": 4.0 * blocks, "load": [1.0, 2.0],
-            "processes": processes}  # fmt: skip
+    return {"seed": seed, "slower": slower, "budget_s": 0.06, "wall_s": 4.0 * blocks, "comparison_s": 3.0 * blocks,
+            "load": [1.0, 2.0], "processes": processes}  # fmt: skip
 
 
 def pair(seed: int, ratio: float) -> dict:
@@ -201,7 +201,8 @@ def test_samples_of_another_machine_are_not_added_to(kept: Path) -> None:
 
 def test_a_small_collection_of_real_processes(tmp_path: Path) -> None:
     path = tmp_path / "samples.json"
-    done = run("--samples", path, "--only", "ops", "--sittings", "1", "--sitting-s", "0", "--op-s", "0.001", "--json")
+    tiny = ("--sittings", "1", "--comparison-s", "0", "--op-s", "0.001")
+    done = run("--samples", path, "--only", "ops", *tiny, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ops"]["comparisons"] == 12
     [one] = samples.load(path)["sittings"]

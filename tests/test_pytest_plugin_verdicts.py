@@ -83,6 +83,18 @@ def test_many_at_once() -> None:
     assert crowd.word == "CANNOT_TELL" and "one of 60" in crowd.why
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_many_at_once_end_where_a_stricter_level_leaves_more_standing(seed: int) -> None:
+    """Ten pairs are too few for ranks at the strictest levels, and Student's intervals are narrower there."""
+    draw = np.random.default_rng(seed)
+    factors = [1.1] * 3 + [1.05] * 2 + [1.0] * 7
+    many = {i: Rounds(np.exp(draw.normal(0, 0.02, 10)), factor * np.exp(draw.normal(0, 0.02, 10)))
+            for i, factor in enumerate(factors)}  # fmt: skip
+    found = decide_all(many, looks=2)
+    assert {key for key, one in found.items() if one.word in ("SLOWER", "FASTER")} <= set(range(5))
+    assert [found[i].word for i in range(3)] == ["SLOWER"] * 3
+
+
 def test_few_processes_and_obstacles() -> None:
     one = decide([1.0], [1.001, 0.999, 1.0, 1.0], in_turns=False)
     assert one.word == "SAME"

@@ -60,12 +60,13 @@ def decide_all(found: Mapping[Key, Rounds], looks: int = 1) -> dict[Key, Verdict
     rate = RATE / looks
     plain = {key: _judge(rounds, 1 - rate) for key, rounds in found.items()}
     acting = len(found)
-    # Benjamini and Hochberg's largest R with R rejections at level 1 - rate * R / m; the count only falls with R.
+    # Benjamini and Hochberg's largest R with R rejections at level 1 - rate * R / m. The count need not fall with R:
+    # ten pairs are compared by ranks at one level, by Student's narrower interval at a stricter one.
     while acting:
         level = verdict.adjusted_level(len(found), acting, rate)
         strict = {key: _judge(found[key], level) for key, judged in plain.items() if _differs(judged)}
         standing = sum(map(_differs, strict.values()))
-        if standing == acting:
+        if standing >= acting:
             break
         acting = standing
     else:
