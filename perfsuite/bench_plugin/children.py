@@ -8,9 +8,8 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-from perfsuite.bench_plugin.sample import Sample
+from perfsuite.bench_plugin.sample import Sample, typical
 from perfsuite.bench_plugin.stored import SECTION
 
 ONLY = "PERFSUITE_BENCH_ONLY"
@@ -92,7 +91,7 @@ def own_environment() -> dict[str, str]:
 
 def _sample(bench: dict) -> Sample | None:
     data = [time for time in bench["stats"]["data"] if time > 0]
-    return Sample.of(median(data), bench["extra_info"].get(SECTION) or {}) if data else None
+    return Sample.of(typical(data), bench["extra_info"].get(SECTION) or {}) if data else None
 
 
 def _last_line(done: subprocess.CompletedProcess[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from perfsuite.bench_plugin import looks, stored
 from perfsuite.bench_plugin.children import Side
-from perfsuite.bench_plugin.decide import Rounds, noise_of
+from perfsuite.bench_plugin.decide import Rounds, noise_in_turns, noise_of
 from perfsuite.bench_plugin.looks import Key
 from perfsuite.bench_plugin.sample import COUNTS, Sample
 from perfsuite.verdict import CANNOT_TELL, SLOWER, Verdict
@@ -112,21 +112,12 @@ def against_file(baseline: stored.Baseline, now: Mapping[str, Sample], own: Side
 def _in_turns(test: str, a: Sequence[Sample], b: Sequence[Sample]) -> dict[Key, Rounds]:
     obstacle = _lowered([*a, *b])
 
-    def noise(of: Callable[[Sample], Any]) -> float:
-        # Each block drew its order, so that the first of two equal processes is the earlier or the later one by chance.
-        pairs = [(of(side[i]), of(side[i + 1])) for side in (a, b) for i in range(0, len(side), 2)]
-        return noise_of(*zip(*((x, y) if k % 2 else (y, x) for k, (x, y) in enumerate(pairs)), strict=True))
-
-    def time(sample: Sample) -> float:
-        return sample.time_s
-
-    def joules(sample: Sample) -> float:
-        return sample.joules
-
-    found = {(test, "time"): Rounds([*map(time, a)], [*map(time, b)], noise=noise(time), obstacle=obstacle)}
+    times = [[sample.time_s for sample in side] for side in (a, b)]
+    found = {(test, "time"): Rounds(*times, noise=noise_in_turns(*times), obstacle=obstacle)}
     if all(sample.joules for sample in (*a, *b)):
         stretch, unbounded = _bounds([*a, *b])
-        found[test, "energy"] = Rounds([*map(joules, a)], [*map(joules, b)], noise=noise(joules), stretch=stretch,
+        joules = [[sample.joules for sample in side] for side in (a, b)]
+        found[test, "energy"] = Rounds(*joules, noise=noise_in_turns(*joules), stretch=stretch,
                                        obstacle=obstacle or unbounded)  # fmt: skip
     return found
 

@@ -11,8 +11,9 @@ from typing import Any
 from perfsuite.bench_plugin.decide import Rounds, decide_all
 from perfsuite.verdict import CANNOT_TELL, Verdict
 
-BLOCKS = (4, 8, 16)
-"""Blocks of processes that have been run when a look is taken."""
+BLOCKS = (5, 15)
+"""Blocks of processes that have been run when a look is taken: each look more would have to be paid for by all. Five
+are a minute of processes that load torch."""
 LOOKS = len(BLOCKS)
 Key = tuple[str, str]
 """A test and a quantity: "time" or "energy"."""

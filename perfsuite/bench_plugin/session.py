@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pytest
@@ -141,12 +140,12 @@ class BenchSession:
 
     def _judge(self, session: pytest.Session, benchmarks: Sequence[Any]) -> None:
         from perfsuite.bench_plugin import gate, reports
-        from perfsuite.bench_plugin.sample import Sample
+        from perfsuite.bench_plugin.sample import Sample, typical
         from perfsuite.bench_plugin.stored import SECTION
 
         budget_s, strict = self._config.getoption("perfsuite_budget"), self._config.getoption("perfsuite_strict")
         if self._baseline:
-            now = {bench.fullname: Sample.of(median(bench.stats.data), bench.extra_info.get(SECTION) or {})
+            now = {bench.fullname: Sample.of(typical(bench.stats.data), bench.extra_info.get(SECTION) or {})
                    for bench in benchmarks}  # fmt: skip
             self._judged = gate.against_file(self._baseline, now, self._own_side(), budget_s, self._timeout_s(),
                                              self._say, self._yardstick)  # fmt: skip
@@ -181,6 +180,7 @@ class BenchSession:
 
     def _add(self, benchmarks: list[Any], output_json: dict[str, Any]) -> None:
         from perfsuite.bench_plugin import stored
+        from perfsuite.bench_plugin.sample import typical
 
         by_name = {bench.fullname: bench for bench in benchmarks if bench}
         judged = {one.test: one for one in self._judged}
@@ -188,7 +188,7 @@ class BenchSession:
             times = by_name[entry["fullname"]].stats.data
             ours = {"schema": stored.SCHEMA, "rounds_s": stored.evenly(times),
                     **(entry["extra_info"].get(stored.SECTION) or {}),
-                    "process_medians_s": [median(times), *self._processes.get(entry["fullname"], [])]}  # fmt: skip
+                    "process_times_s": [typical(times), *self._processes.get(entry["fullname"], [])]}  # fmt: skip
             if entry["fullname"] in judged:
                 ours["judged"] = judged[entry["fullname"]].as_json(self._baseline_text)
             entry["extra_info"] = {**entry["extra_info"], stored.SECTION: ours}

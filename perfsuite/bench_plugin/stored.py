@@ -2,7 +2,7 @@
 
 At the top: {"perfsuite": {"schema", "version", "machine": {"id", "name", "fingerprint"}, "yardstick": [...]}}. In each
 benchmark: extra_info["perfsuite"] with "rounds_s" (at most MOST_ROUNDS of them, seconds per call, evenly taken) and
-"process_medians_s" (one for each process that it ran in), beside what the fixture perf_benchmark found.
+"process_times_s" (one for each process that it ran in), beside what the fixture perf_benchmark found.
 machine_info is left as it is: pytest-benchmark warns at every compare where it differs from an older file's.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
-from perfsuite.bench_plugin.sample import Sample
+from perfsuite.bench_plugin.sample import Sample, typical
 
 SCHEMA = 1
 MOST_ROUNDS = 200
@@ -122,8 +122,8 @@ def _samples(bench: Mapping[str, Any]) -> list[Sample]:
     low, high = bench["stats"]["min"], bench["stats"]["max"]
     if not rounds or not low * (1 - 1e-6) <= median(rounds) <= high * (1 + 1e-6):
         raise ValueError(f"the times of {bench['fullname']} do not agree with its statistics")
-    first = Sample.of(bench["stats"]["median"], ours)
-    times = _positive(ours.get("process_medians_s") or [first.time_s])
+    first = Sample.of(typical(rounds), ours)
+    times = _positive(ours.get("process_times_s") or [first.time_s])
     return [first._replace(time_s=times[0]), *(Sample(time) for time in times[1:])]
 
 
