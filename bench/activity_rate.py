@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from perfsuite import _native
+from perfsuite import _native, conditions
+from perfsuite.machine import machine_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import activity_records as ar
@@ -134,7 +135,9 @@ def main() -> None:
     parser.add_argument("--launches", type=int, default=25_000, help="per buffer")
     parser.add_argument("--cupti", help="libcupti.so of CUDA 13.0 whose own function walks the buffers")
     args = parser.parse_args()
-    print(json.dumps(measure(args.records, args.launches, args.cupti), indent=1))
+    about = {"command": ["activity_rate.py", *sys.argv[1:]], "commit": conditions.commit(), "machine": machine_name(),
+             "measured_at": conditions.now()}  # fmt: skip
+    print(json.dumps(about | measure(args.records, args.launches, args.cupti), indent=1))
 
 
 if __name__ == "__main__":

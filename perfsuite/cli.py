@@ -1,5 +1,5 @@
-"""The command line. Verbs in the order of a working day: run, report, runs, ops, machine, workloads, rcp,
-doctor.
+"""The command line. Verbs in the order of a working day: run, report, runs, compare, prove, track, ops, machine,
+counters, workloads, rcp, doctor.
 
 Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input with one line that says what to mend.
 With --json one JSON document goes to standard output and everything else to standard error.
