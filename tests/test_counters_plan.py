@@ -206,8 +206,8 @@ def check_declarations(tmp_path, include, change=("", "")):
         assert name.endswith(".cpp") or change[0] in text
         (tmp_path / name).write_text(text.replace(*change, 1) if change[0] else text)
     compiler = os.environ.get("CXX", "g++")
-    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", include, tmp_path /
-               "cupti_profiler_check.cpp"]  # fmt: skip
+    command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-I", include, "-I", NATIVE,
+               tmp_path / "cupti_profiler_check.cpp"]  # fmt: skip
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -35,7 +35,7 @@ def compile_check(folder: Path, include: Path, right: str = "", wrong: str = "")
         (folder / name).write_text(text.replace(right, wrong, 1) if right and name == "cupti_api.h" else text)
     compiler = os.environ.get("CXX") or shutil.which("g++") or pytest.skip("no g++")
     command = [compiler, "-std=c++17", "-Wall", "-Wextra", "-Werror", "-fsyntax-only", "-isystem", include]
-    return subprocess.run([*command, folder / "cupti_api_check.cpp"], capture_output=True, text=True)
+    return subprocess.run([*command, "-I", NATIVE, folder / "cupti_api_check.cpp"], capture_output=True, text=True)
 
 
 def test_declarations_are_the_vendors(tmp_path):

@@ -1,5 +1,6 @@
 // Compares cupti_api.h with the vendor's headers at compile time, where those are on the include path. Emits no code.
 #include "cupti_api.h"
+#include "signature_shape.h"
 
 #if __has_include(<cupti.h>) && __has_include(<cuda.h>)
 #include <cupti.h>
@@ -15,19 +16,6 @@ static_assert(kCustom2 == CUPTI_EXTERNAL_CORRELATION_KIND_CUSTOM2);
 static_assert(kFlushForced == CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
 static_assert(kZeroedBuffers == CUPTI_ACTIVITY_ATTR_ZEROED_OUT_ACTIVITY_BUFFER);
 static_assert(kDriverApi == CUPTI_CB_DOMAIN_DRIVER_API && kRuntimeApi == CUPTI_CB_DOMAIN_RUNTIME_API);
-
-// Number and sizes of what a function takes and returns.
-template <class R, class... A>
-constexpr std::array<size_t, 8> shape(R (*)(A...)) {
-  static_assert(sizeof...(A) < 8);
-  return {sizeof(R), sizeof(A)...};
-}
-template <size_t N>
-constexpr bool equal(const std::array<size_t, N>& a, const std::array<size_t, N>& b) {
-  for (size_t i = 0; i < N; ++i)
-    if (a[i] != b[i]) return false;
-  return true;
-}
 
 #define PERFSUITE_CUPTI_CHECK(symbol, member, parameters) \
   static_assert(equal(shape(decltype(&::symbol)(nullptr)), shape(decltype(Api::member)(nullptr))), #symbol);

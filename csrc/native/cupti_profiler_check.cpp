@@ -1,6 +1,7 @@
 // Compares cupti_profiler_abi.h with the vendor's headers at compile time, where those are on the include path.
 // Emits no code.
 #include "cupti_profiler_abi.h"
+#include "signature_shape.h"
 
 #if __has_include(<cupti_profiler_host.h>) && __has_include(<cupti_range_profiler.h>) && __has_include(<cuda.h>)
 #include <cupti.h>
@@ -10,7 +11,6 @@
 #include <cupti_range_profiler.h>
 #include <cupti_target.h>
 
-#include <array>
 
 namespace perfsuite::cupti_profiler {
 namespace {
@@ -155,18 +155,6 @@ M(CallbackData, correlation_id, CUpti_CallbackData, correlationId)
 #undef M
 static_assert(sizeof(CallbackData) == sizeof(CUpti_CallbackData));
 
-// Number and sizes of what a function takes and returns.
-template <class R, class... A>
-constexpr std::array<size_t, 8> shape(R (*)(A...)) {
-  static_assert(sizeof...(A) < 8);
-  return {sizeof(R), sizeof(A)...};
-}
-template <size_t N>
-constexpr bool equal(const std::array<size_t, N>& a, const std::array<size_t, N>& b) {
-  for (size_t i = 0; i < N; ++i)
-    if (a[i] != b[i]) return false;
-  return true;
-}
 #define PERFSUITE_CUPTI_CHECK_FUNCTION(symbol, member, parameters) \
   static_assert(equal(shape(decltype(&::symbol)(nullptr)), shape(decltype(Api::member)(nullptr))), #symbol);
 PERFSUITE_CUPTI_PROFILER_FUNCTIONS(PERFSUITE_CUPTI_CHECK_FUNCTION)

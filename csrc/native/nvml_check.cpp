@@ -1,10 +1,10 @@
 // Compares nvml_abi.h with the vendor's header at compile time, where that is on the include path. Emits no code.
 #include "nvml_abi.h"
+#include "signature_shape.h"
 
 #if __has_include(<nvml.h>)
 #include <nvml.h>
 
-#include <array>
 #include <cstddef>
 
 namespace perfsuite::nvml {
@@ -58,19 +58,6 @@ static_assert(offsetof(GpmMetricsGet, first) == offsetof(nvmlGpmMetricsGet_t, sa
 static_assert(offsetof(GpmMetricsGet, second) == offsetof(nvmlGpmMetricsGet_t, sample2));
 static_assert(offsetof(GpmMetricsGet, metrics) == offsetof(nvmlGpmMetricsGet_t, metrics));
 static_assert(kGpmMetricsLength <= NVML_GPM_METRIC_MAX);
-
-// Number and sizes of what a function takes and returns.
-template <class R, class... A>
-constexpr std::array<size_t, 8> shape(R (*)(A...)) {
-  static_assert(sizeof...(A) < 8);
-  return {sizeof(R), sizeof(A)...};
-}
-template <size_t N>
-constexpr bool equal(const std::array<size_t, N>& a, const std::array<size_t, N>& b) {
-  for (size_t i = 0; i < N; ++i)
-    if (a[i] != b[i]) return false;
-  return true;
-}
 
 #pragma GCC diagnostic ignored "-Wdeprecated-declarations"
 #define PERFSUITE_NVML_CHECK(symbol, member, parameters) \

@@ -1,15 +1,14 @@
 """A proof as one self-contained page for a pull request. Never imports torch."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from perfsuite.report import figures
 from perfsuite.report.compare_text import interval
+from perfsuite.report.frame import document
 from perfsuite.report.markup import Markup, bar, join, paragraph, section, table, tag, text
 from perfsuite.report.prove_text import TITLES, case_rows, notes, training_rows
 
-_HERE = Path(__file__).parent
 _CLASSES = {"passed": "yes", "FASTER": "yes", "refuted": "no", "SLOWER": "no"}
 
 
@@ -23,24 +22,7 @@ def page(found: Mapping[str, Any]) -> str:
         parts.append(section("training", "Training to the target", *_training(steps["training"])))
     listed = join(tag("li", line) for line in (*notes(found), *_about(found)))
     parts.append(section("notes", "Notes", tag("ul", listed)))
-    style = (_HERE / "page.css").read_text(encoding="utf-8")
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{text(f"{found['verdict']}: {found['file']} as {found['op']}")}</title>
-<style>
-{style}</style>
-</head>
-<body>
-<main>
-{join(parts)}
-</main>
-</body>
-</html>
-"""
+    return document(text(f"{found['verdict']}: {found['file']} as {found['op']}"), join(parts))
 
 
 def _answer(found: Mapping[str, Any]) -> Markup:

@@ -195,6 +195,43 @@ out["available"] = available
     assert out["calls"][4] == out["calls"][5]
 
 
+def test_the_op_recorder_tells_where_a_launch_comes_from(run):
+    """A launch inside a real op, in an op inside that one, and outside all ops."""
+    pytest.importorskip("torch")
+    out = run(REPLAY.replace("r = CounterReplay(", "_unused = CounterReplay(").replace("available = r.available()", """
+import torch
+from perfsuite.instruments.ops import OpRecorder
+ops = OpRecorder(clock=clock)
+library = torch.library.Library("standin_replay", "FRAGMENT")
+for name in ("inner", "outer"):
+    library.define(f"{name}(Tensor x) -> Tensor")
+def inner(x):
+    launch(b"inner")
+    return x.clone()
+def outer(x):
+    launch(b"before")
+    y = torch.ops.standin_replay.inner(x)
+    launch(b"after")
+    return y
+library.impl("inner", inner, "CPU")
+library.impl("outer", outer, "CPU")
+r = CounterReplay(clock, site_of=ops.site)
+ops.start()
+""") + """
+r.begin_step(0)
+with clock.phase("forward"):
+    launch(b"alone")
+    torch.ops.standin_replay.outer(torch.ones(2))
+    launch(b"alone")
+out = r.stop()
+ops.stop()
+""")
+    where = {row["name"]: None if row["site"] is None else out["sites"][row["site"]]["name"] for row in out["rows"]}
+    assert where == {"alone": None, "before": "standin_replay::outer", "inner": "standin_replay::inner",
+                     "after": "standin_replay::outer"}  # fmt: skip
+    assert {site["phase"] for site in out["sites"]} == {"forward"}
+
+
 def test_launches_at_once_are_not_told_apart(run):
     out = run(REPLAY + """
 launch(b"alone")
