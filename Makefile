@@ -44,7 +44,7 @@ $(SETUP): pyproject.toml setup.py constraints.txt $(wildcard csrc/native/*)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --requirement constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,report,stacks,mlperf,bench,test]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[torch,workloads,report,stacks,mlperf,bench,test]'
 	$(BIN)/python -m perfsuite.torch_extension
 	touch $@
 

@@ -21,7 +21,9 @@ from perfsuite.workloads.contract import Basics, Job
 
 EXAMPLE = str(Path(__file__).parent / "data" / "my_workload.py")
 WORKLOADS = [*registry.names(), EXAMPLE]
-SCALES = [(name, scale) for name in WORKLOADS for scale in registry.load(name).CONFIGS]
+ALL_SCALES = [(name, scale) for name in WORKLOADS for scale in registry.load(name).CONFIGS]
+# The round's own models and data are not here: the tests of each workload build them without memory.
+SCALES = [(name, scale) for name, scale in ALL_SCALES if not scale.startswith("mlperf")]
 PARTS = ["forward", "backward", "optimizer"]
 
 # What scale gpu becomes here: its data, its precision and its code, on a network that two CPU cores can train.
@@ -108,8 +110,14 @@ def workload(request: pytest.FixtureRequest) -> tuple[ModuleType, str]:
     return registry.load(name), scale
 
 
-def test_config_is_frozen_and_documented(workload):
-    module, scale = workload
+@pytest.fixture(params=ALL_SCALES, ids=lambda pair: f"{Path(pair[0]).stem}-{pair[1]}")
+def any_scale(request: pytest.FixtureRequest) -> tuple[ModuleType, str]:
+    name, scale = request.param
+    return registry.load(name), scale
+
+
+def test_config_is_frozen_and_documented(any_scale):
+    module, scale = any_scale
     config = module.CONFIGS[scale]
     assert isinstance(config, Basics)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -123,8 +131,8 @@ def test_config_is_frozen_and_documented(workload):
             assert documented, f"{field.target.id} has no doc string under it"
 
 
-def test_numbers_of_a_config_fit_together(workload):
-    module, scale = workload
+def test_numbers_of_a_config_fit_together(any_scale):
+    module, scale = any_scale
     config = module.CONFIGS[scale]
     schedule = config.schedule
     assert 0 < schedule.first_eval_samples <= schedule.max_samples
@@ -144,7 +152,7 @@ def test_phases_and_files(workload):
     assert data and not data & set(early)
     with files_opened() as now:
         batches = job.open(registry.data_folder())
-    assert {path for path in now if path.endswith(".xz")} == data
+    assert {path for path in now if str(registry.data_folder()) in path} == data
 
     batch, phases = next(batches), Phases()
     loss = float(job.train_step(batch, phases))
@@ -236,7 +244,7 @@ def test_a_few_steps_lower_the_loss(workload):
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", ["llama", "resnet"])
 def test_learning_rate_rises_to_its_peak_then_falls(name):
     module = registry.load(name)
     config = module.CONFIGS["tiny"]

@@ -7,6 +7,12 @@ A workload file has four public names:
     CONFIGS   {"tiny": Config(...), "gpu": Config(...)}: a frozen dataclass per scale, with the fields of `Basics`
     build(config, device, seed) -> Job
 
+and may have two more:
+
+    AREA      "language modelling": what MLPerf calls the area
+    rescaled(config, batch_size) -> Config: the same with another batch size, and with the learning rate that the file's
+              own rule gives for it; the schedule stays as it is in samples, rounded to whole steps
+
 A workload does not know that it is measured: `phase(name)` is handed to it, and does nothing when nobody measures.
 """
 
@@ -67,7 +73,13 @@ class Basics:
     num_runs: int = 5
     """Runs that make a score."""
     data_files: tuple[str, ...] = ()
-    """Files that open() reads, relative to the data folder: out of the page cache and out of reach before the clock."""
+    """Files that open() reads, relative to the data folder: out of the page cache and out of reach before the clock.
+
+    A name that ends in "/" is a folder of files whose names other files give."""
+    data: str = ""
+    """What the data is, in a few words, e.g. "World English Bible, 31,098 verses"."""
+    data_from: str = ""
+    """How to get the files where they are missing: one sentence, shown after the list of what is missing."""
 
 
 class Job(Protocol):
@@ -99,3 +111,8 @@ class Job(Protocol):
 
     def log_values(self) -> dict[str, Any]:
         """Hyperparameters under their MLLOG keys, e.g. {"opt_name": "adamw", "opt_base_learning_rate": 1e-3}."""
+
+    # A job may also have these, each for one part of the report:
+    #     model, optimizer             memory by category, model FLOPs
+    #     rows(batch) -> {table: (ids, row_bytes)}
+    #         rows of each embedding table that this batch looks up: a 1-D int64 tensor, and the bytes of one row

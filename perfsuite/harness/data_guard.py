@@ -23,9 +23,10 @@ class DataGuard:
         self._closed = False  # whoever reports an error may read what it likes
 
     def __init__(self, folder: Path, files: tuple[str, ...]) -> None:
-        """Guards the named files, or all but Python code under the folder where none is named."""
+        """Guards the named files and folders (they end in "/"); where none is named, all under `folder` but code."""
         self._folder = os.path.realpath(folder)
-        self._files = {os.path.realpath(folder / name) for name in files}
+        self._files = {os.path.realpath(folder / name) for name in files if not name.endswith("/")}
+        self._folders = tuple(os.path.realpath(folder / name) + os.sep for name in files if name.endswith("/"))
         self._closed = True
         self._touched: str | None = None
         sys.addaudithook(self._audit)
@@ -41,7 +42,8 @@ class DataGuard:
             return
         path = os.path.realpath(os.fsdecode(arguments[0]))
         inside = path.startswith(self._folder + os.sep) and not path.endswith((".py", ".pyc"))
-        if path in self._files or (not self._files and inside):
+        named = path in self._files or path.startswith(self._folders)
+        if named or (not self._files and not self._folders and inside):
             self._touched = path
             raise DataTouchedEarly(self._message(path))
 

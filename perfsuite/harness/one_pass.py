@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite import record, tampering
-from perfsuite.harness import ops_choice, own_cost, page_cache
+from perfsuite.harness import data_files, ops_choice, own_cost, page_cache
 from perfsuite.harness.replay import replay_steps
 from perfsuite.harness.train import Trained, train_to_target
 from perfsuite.mlperf.log import MLLog
@@ -93,7 +93,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
             benchmark=workload.MLPERF or workload.NAME,
             log=log,
             make_watch=make_watch,
-            cache_clear=page_cache.drop([data_folder / name for name in config.data_files]),
+            cache_clear=page_cache.drop(data_files.files(config, data_folder)),
             on_progress=lambda message: send({"event": "progress", **message}),
         )
     result |= trained.result | {"log": log_name, "tampered": tampering.changes(before)}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import perfsuite
 from perfsuite import conditions, machine, record, topology
-from perfsuite.harness import ops_choice
+from perfsuite.harness import data_files, ops_choice
 from perfsuite.harness.one_pass import result_path
 from perfsuite.record import Record
 from perfsuite.workloads import registry
@@ -106,9 +106,9 @@ def new_record(request: Request) -> Record:
     data_folder = own_data or registry.data_folder()
     if not data_folder.is_dir():
         raise ValueError(f"data folder {data_folder} does not exist; give the folder that holds the data with --data")
-    missing = [name for name in config.data_files if not (data_folder / name).is_file()]
+    missing = data_files.missing(config, data_folder)
     if missing:
-        raise ValueError(f"{data_folder} lacks {', '.join(missing)}; give the folder that holds the data with --data")
+        raise ValueError(missing)
     target = asdict(config.target) | ({"value": request.target} if request.target is not None else {})
     return Record(
         id="",
