@@ -1,5 +1,5 @@
-"""The command line. Verbs in the order of a working day: run, report, runs, compare, prove, track, ops, machine,
-counters, workloads, rcp, doctor.
+"""The command line. Verbs in the order of a working day: run, report, runs, compare, prove, sweep, track, ops,
+machine, counters, workloads, rcp, doctor.
 
 Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input with one line that says what to mend.
 With --json one JSON document goes to standard output and everything else to standard error.
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import perfsuite
-from perfsuite import cli_compare, cli_counters, cli_ops, cli_prove, cli_track
+from perfsuite import cli_compare, cli_counters, cli_ops, cli_prove, cli_sweep, cli_track
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
@@ -39,7 +39,8 @@ def main() -> None:
         click.echo(f"perfsuite: {error.name} is not installed: pip install 'perfsuite[{extra}]'", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("perfsuite: interrupted; what was finished is kept, `perfsuite run --resume last` goes on", err=True)
+        go_on = f"perfsuite {'sweep' if sys.argv[1:2] == ['sweep'] else 'run'} --resume last"
+        click.echo(f"perfsuite: interrupted; what was finished is kept, `{go_on}` goes on", err=True)
         code = 130
     except BrokenPipeError:  # `perfsuite report 7 | head`
         sys.stderr.close()
@@ -56,6 +57,7 @@ def cli() -> None:
 cli.add_command(cli_ops.ops)
 cli.add_command(cli_compare.compare)
 cli.add_command(cli_prove.prove)
+cli.add_command(cli_sweep.sweep)
 cli.add_command(cli_track.track)
 cli.add_command(cli_counters.counters)
 
@@ -80,6 +82,8 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True)
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
+@click.option("--batch-size", type=click.IntRange(1), help="Another batch size than the workload's own; its own rule "
+              "gives the learning rate.")
 @click.option("--no-ledger", is_flag=True, help="Score only: leave out the pass with the recorders on.")
 @click.option("--timeline", is_flag=True, help="One more pass: memory and tensor counters of the GPU over the run.")
 @click.option("--counters", is_flag=True, help="One more pass: bytes and tensor operations of each kernel.")
@@ -88,8 +92,8 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @OUT
 @JSON
 def run(workload: str, scale: str, runs: int | None, seed: int | None, device: str | None, use: dict[str, str],
-        ops: str, division: str, data: Path | None, target: float | None, no_ledger: bool, timeline: bool,
-        counters: bool, host_stacks: bool, resume: str | None, out: Path, as_json: bool) -> int:
+        ops: str, division: str, data: Path | None, target: float | None, batch_size: int | None, no_ledger: bool,
+        timeline: bool, counters: bool, host_stacks: bool, resume: str | None, out: Path, as_json: bool) -> int:
     """Train WORKLOAD (a name or a .py file) to its target, several times, and account for the time."""
     from perfsuite import record
     from perfsuite.harness import run as harness
@@ -103,7 +107,7 @@ def run(workload: str, scale: str, runs: int | None, seed: int | None, device: s
                 workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
                 ops=ops,
                 data_folder=data, out=out, ledger=not no_ledger, timeline=timeline, counters=counters,
-                host_stacks=host_stacks, target=target,
+                host_stacks=host_stacks, target=target, batch_size=batch_size,
                 command=("perfsuite", *sys.argv[1:]),
             )  # fmt: skip
             _, folder = harness.start(request, progress)

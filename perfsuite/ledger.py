@@ -44,8 +44,8 @@ def account(
     out: dict[str, Any] = {
         "schema": SCHEMA,
         **{key: record.get(key) for key in ("id", "kind", "workload", "scale", "device", "command", "commit", "created",
-                                            "use", "ops", "division", "build", "machine", "target", "config",
-                                            "perfsuite_version")},
+                                            "use", "ops", "batch_size", "division", "build", "machine", "target",
+                                            "config", "perfsuite_version")},
         "score": score, "score_reason": score_reason,
     }  # fmt: skip
     if pass_ is None:
@@ -54,7 +54,7 @@ def account(
             "headline": {"answer": answer(record, score, score_reason, None), "limits": None},
             "ledger": None, "memory": None, "power": account_power.unavailable(reason), "mfu": None,
             "host": blocks.host(passes),
-            "overhead": None, "instruments": [], "series": None, "notes": [reason],
+            "overhead": None, "instruments": [], "series": None, "notes": [*record.get("notes", []), reason],
         }  # fmt: skip
     pass_arrays = arrays(pass_["arrays"]) if pass_.get("arrays") else {}
     span = windowed(pass_, pass_arrays, *window) if window is not None else whole(pass_)
@@ -101,7 +101,7 @@ def account(
         "overhead": overhead(record, pass_, arrays),
         "instruments": _instruments(passes),
         "series": blocks.series(pass_, pass_arrays),
-        "notes": _pass_notes(passes) + account_power.throttle_notes(passes),
+        "notes": [*record.get("notes", []), *_pass_notes(passes), *account_power.throttle_notes(passes)],
     }
 
 

@@ -37,12 +37,12 @@ LAYERS = (
      "perfsuite.account_mfu", "perfsuite.account_power", "perfsuite.account_kernel_power",
      "perfsuite.account_overhead", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions",
-     "perfsuite.track"},
+     "perfsuite.sweep_account", "perfsuite.sweep_fit", "perfsuite.track"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
-    {"perfsuite.prove"},
+    {"perfsuite.prove", "perfsuite.sweep"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters", "perfsuite.cli_compare",
-     "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin",
-     "perfsuite.bench_plugin"},
+     "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.cli_sweep", "perfsuite.op_inspect.__main__",
+     "perfsuite.pytest_plugin", "perfsuite.bench_plugin"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).

@@ -9,7 +9,7 @@ import copy
 import lzma
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 
 from perfsuite.kernels.batch_norm_add_relu import batch_norm_add_relu
 from perfsuite.kernels.cross_entropy import cross_entropy
-from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
+from perfsuite.workloads.contract import Basics, Phase, Schedule, Target, whole_steps
 
 NAME = "resnet"
 MLPERF = "resnet"
@@ -92,6 +92,19 @@ CONFIGS = {
         autocast=True,
     ),
 }
+
+
+def rescaled(config: Config, batch_size: int) -> Config:
+    """The same in batches of another size; warm-up and decay take as many samples as before.
+
+    The learning rate follows the batch size in a line (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
+    """
+    return replace(
+        config,
+        batch_size=batch_size,
+        schedule=whole_steps(config.schedule, batch_size),
+        learning_rate=config.learning_rate * batch_size / config.batch_size,
+    )
 
 
 class BatchNorm(nn.BatchNorm2d):

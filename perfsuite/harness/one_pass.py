@@ -18,6 +18,7 @@ from typing import Any
 
 from perfsuite import record, tampering
 from perfsuite.harness import data_files, ops_choice, own_cost, page_cache
+from perfsuite.harness.batch_size import rescaled
 from perfsuite.harness.replay import replay_steps
 from perfsuite.harness.train import Trained, train_to_target
 from perfsuite.mlperf.log import MLLog
@@ -64,7 +65,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     torch.set_num_threads(request["threads"])
     folder, kind = Path(request["folder"]), request["kind"]
     workload = registry.load(request["workload"])
-    config = workload.CONFIGS[request["scale"]]
+    config, _ = rescaled(workload, workload.CONFIGS[request["scale"]], request["batch_size"])
     if request.get("target") is not None:
         config = replace(config, target=replace(config.target, value=request["target"]))
     data_folder = Path(request["data_folder"])
