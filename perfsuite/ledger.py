@@ -21,6 +21,7 @@ from perfsuite.account_overhead import overhead
 from perfsuite.account_phases import Arrays, Span, whole
 from perfsuite.account_phases import window as windowed
 from perfsuite.account_replay import open_replay
+from perfsuite.account_working_set import working_set_block
 from perfsuite.headline import answer, limits
 from perfsuite.mlperf.score import score as score_of
 from perfsuite.roofline import Gpu, Machine, ceilings_for, gpu_of, machine_of
@@ -52,8 +53,8 @@ def account(
         reason = "no pass of this record has finished: run it again or resume it"
         return out | {
             "headline": {"answer": answer(record, score, score_reason, None), "limits": None},
-            "ledger": None, "memory": None, "power": account_power.unavailable(reason), "mfu": None,
-            "host": blocks.host(passes),
+            "ledger": None, "memory": None, "working_set": None, "power": account_power.unavailable(reason),
+            "mfu": None, "host": blocks.host(passes),
             "overhead": None, "instruments": [], "series": None, "notes": [*record.get("notes", []), reason],
         }  # fmt: skip
     pass_arrays = arrays(pass_["arrays"]) if pass_.get("arrays") else {}
@@ -96,6 +97,7 @@ def account(
         "ledger": _ledger(pass_, span, ops, found, notes) | {"kernels": kernels, "device": device},
         "mfu": mfu,
         "memory": memory,
+        "working_set": working_set_block(pass_, record["machine"], trained_on),
         "power": power,
         "host": blocks.host(passes),
         "overhead": overhead(record, pass_, arrays),

@@ -28,5 +28,5 @@ def rescaled(workload: ModuleType, config: Basics, batch_size: int | None) -> tu
     else:
         config = replace(config, batch_size=batch_size)
         notes = [f"workload {workload.NAME} has no rule for other batch sizes: its learning rate, and all else, is "
-                 f"that of its own batch size, {own}"]  # fmt: skip
+                 f"that of its own batch size, {own}, and its job has to take batch_size from the config"]  # fmt: skip
     return replace(config, schedule=whole_steps(config.schedule, batch_size)), notes

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite import record, tampering
-from perfsuite.harness import data_files, ops_choice, own_cost, page_cache
+from perfsuite.harness import data_files, ops_choice, own_cost, page_cache, touched_rows
 from perfsuite.harness.batch_size import rescaled
 from perfsuite.harness.replay import replay_steps
 from perfsuite.harness.train import Trained, train_to_target
@@ -99,6 +99,8 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
         )
     result |= trained.result | {"log": log_name, "tampered": tampering.changes(before)}
     record.save_arrays(folder, result, trained.arrays)
+    if kind == "ledger":
+        result["rows"] = touched_rows.measure(trained.job, trained.batches)
     if kind == "ledger" and request["device"] == "cpu":
         # On a GPU the slowdown outlives the recorders' stop: there whole passes are compared (account_overhead).
         send({"event": "own_cost"})

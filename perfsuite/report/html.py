@@ -7,7 +7,7 @@ What is not there is a sentence that says why.
 
 from typing import Any
 
-from perfsuite.report import charts, figures, gpu, mfu, tables
+from perfsuite.report import charts, figures, gpu, mfu, tables, working_set
 from perfsuite.report.conditions import conditions
 from perfsuite.report.figures import count, seconds, si
 from perfsuite.report.gpu_memory import categories
@@ -191,7 +191,7 @@ def _memory(account: dict[str, Any]) -> list[Markup]:
         ceilings, reason = charts.ceilings_of(account)
         reason = "no op is known to have run in this pass" if ceilings else reason
         parts.append(paragraph(f"No op is placed at a memory level: {reason}.", "absent"))
-    return parts
+    return parts + working_set.section(account.get("working_set"))
 
 
 def _series(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:

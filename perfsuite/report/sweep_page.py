@@ -78,7 +78,7 @@ def _chart(found: dict[str, Any], key: str, of_run: str, unit: str, show: Any) -
         "xaxis": {"type": "log", "title": {"text": "batch size"}, "tickvals": sizes, "ticktext": list(map(str, sizes)),
                   "range": _range(sizes)},
         "yaxis": {"type": "log", "range": _range([*values, *ends]), "tickformat": "~s", "ticksuffix":
-                  "" if unit == "samples" else f" {unit}", "nticks": 6},
+                  "" if unit == "samples" else unit, "nticks": 6},
     }  # fmt: skip
     return {"views": {key: {"data": data, "layout": layout}}, "height": 280}
 

@@ -109,15 +109,14 @@ def _listed(sizes: list[int]) -> str:
 
 
 def _sizes(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Each batch size (95 % intervals)", title_justify="left", box=SIMPLE, pad_edge=False,
-                  padding=(0, 1, 0, 0))  # fmt: skip
+    table = Table(title="Each batch size (95 % intervals)", title_justify="left", box=SIMPLE, pad_edge=False)
     table.add_column("batch", justify="right", no_wrap=True)
     for heading in LINES.values():
         table.add_column(heading, overflow="fold")
     table.add_column("reached", no_wrap=True)
     for row in rows:
-        cells = [with_interval(row, "time_to_train_s", seconds), with_interval(row, "samples_to_target", count),
-                 with_interval(row, "time_per_sample_s", seconds)]  # fmt: skip
+        shown = (("time_to_train_s", seconds), ("samples_to_target", count), ("time_per_sample_s", seconds))
+        cells = [with_interval(row, key, show).replace(" (", "\n(") for key, show in shown]
         missed = row["num_reached"] < row["num_runs"]
         table.add_row(str(row["batch_size"]), *cells, Text(reached(row), style="yellow" if missed else ""))
     return table
