@@ -115,7 +115,8 @@ def _own_cost(trained: Trained, watch: Watch, device: str) -> dict[str, Any] | N
     in_steps = [p["time_ns"] for p in trained.result["phases"] if p["name"] not in ("evaluation", "other")]
     if not trained.result["reached"] or not steps:
         return None
-    return own_cost.measure(trained.job, trained.batches, watch, device, sum(in_steps) / steps, OWN_COST_BUDGET_NS)
+    budget_ns = min(OWN_COST_BUDGET_NS, trained.result["clock_ns"])  # what a run costs to measure is not more than it
+    return own_cost.measure(trained.job, trained.batches, watch, device, sum(in_steps) / steps, budget_ns)
 
 
 if __name__ == "__main__":

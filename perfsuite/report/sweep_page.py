@@ -57,6 +57,7 @@ def _curves(found: dict[str, Any], drawn: dict[str, Chart]) -> list[Markup]:
             "beyond some size, more samples.")  # fmt: skip
     missed = [row["batch_size"] for row in found["batch_sizes"] if row["num_reached"] < row["num_runs"]]
     more = " Triangles: runs that did not reach the target would have taken more than that." if missed else ""
+    more += " Dashed: S_min (1 + B / B_crit)." if found["critical_batch_size"]["value"] is not None else ""
     return [paragraph(said + more), tag("div", join(figures), class_="multiples")]
 
 
