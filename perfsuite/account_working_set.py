@@ -59,10 +59,10 @@ def _caches(machine: Mapping[str, Any], device: str) -> tuple[list[tuple[str, in
         return [], reason or (ceilings.get("absent") or {}).get("levels", "no level of its memory was measured")
     fingerprint = machine["fingerprint"]
     sizes: dict[str, int] = {}
-    for cache in fingerprint["caches"]:
+    for cache in fingerprint.get("caches") or []:
         name = f"L{cache['level']}"
         sizes[name] = sizes.get(name, 0) + cache["size_bytes"] * cache["instances"]
-    return list(sizes.items()), None if sizes else fingerprint["caches_reason"]
+    return list(sizes.items()), None if sizes else fingerprint.get("caches_reason") or "the record does not list them"
 
 
 def _rows(pass_: Mapping[str, Any], caches: Sequence[tuple[str, int]]) -> tuple[dict[str, Any] | None, str | None]:
