@@ -105,6 +105,8 @@ def _step(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
 def _to_target(a: Mapping[str, Any], b: Mapping[str, Any], key: str) -> Verdict:
     """A side of which too many runs miss the target for a score loses against one that has a score."""
     scored = [row["time_to_train_s"] is not None for row in (a, b)]
+    if not all(row["num_runs"] for row in (a, b)):
+        return verdict.cannot_tell("one of them was not run yet")
     if not any(scored):
         return verdict.cannot_tell("neither reaches the target in enough of its runs")
     if not all(scored):

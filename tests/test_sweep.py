@@ -109,6 +109,8 @@ def test_runs_that_miss_the_target_take_infinitely_many_samples(llama: dict[str,
     lucky = swept(llama, [8, 64], missed={64: 1}, per_sample_s=lambda size: 1 / size**3)
     assert lucky["steps"][0]["time_to_train"]["verdict"] == "CANNOT_TELL"
     assert "did not reach" in lucky["steps"][0]["time_to_train"]["why"]
+    begun = sweep_account._to_target(rows[8], rows[16] | {"time_to_train_s": None, "num_runs": 0}, "samples")
+    assert begun.word == "CANNOT_TELL" and "not run yet" in begun.why
     none = swept(llama, [8, 16], missed={8: 3, 16: 2})
     assert none["best"]["batch_size"] is None and none["steps"][0]["time_to_train"]["verdict"] == "CANNOT_TELL"
 
