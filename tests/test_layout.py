@@ -35,7 +35,7 @@ LAYERS = (
      "perfsuite.account_blocks", "perfsuite.account_kernels", "perfsuite.account_replay", "perfsuite.account_device",
      "perfsuite.account_samples", "perfsuite.account_counters", "perfsuite.account_bytes", "perfsuite.account_memory",
      "perfsuite.account_mfu", "perfsuite.account_power", "perfsuite.account_kernel_power",
-     "perfsuite.account_overhead", "perfsuite.headline", "perfsuite.ledger"},
+     "perfsuite.account_overhead", "perfsuite.account_character", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions",
      "perfsuite.track"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},

@@ -7,7 +7,7 @@ What is not there is a sentence that says why.
 
 from typing import Any
 
-from perfsuite.report import charts, figures, gpu, mfu, tables
+from perfsuite.report import character, charts, figures, gpu, mfu, tables
 from perfsuite.report.conditions import conditions
 from perfsuite.report.figures import count, seconds, si
 from perfsuite.report.gpu_memory import categories
@@ -46,6 +46,7 @@ def _sections(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[M
         _answer(account),
         section("convergence", "Convergence", *_convergence(account, drawn)),
         section("time", "Where the time went", *_time(account, drawn)),
+        section("character", "Memory-system character", *character.section_parts(account)),
         section("limits", "How near to the machine's limits", *_limits(account, drawn)),
         section("memory", "Memory", *_memory(account)),
         *gpu.sections(account, drawn),
