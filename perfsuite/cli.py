@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import perfsuite
-from perfsuite import cli_compare, cli_counters, cli_ops, cli_prove, cli_track
+from perfsuite import cli_compare, cli_counters, cli_ops, cli_prove, cli_track, cli_workloads
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
@@ -58,6 +58,7 @@ cli.add_command(cli_compare.compare)
 cli.add_command(cli_prove.prove)
 cli.add_command(cli_track.track)
 cli.add_command(cli_counters.counters)
+cli.add_command(cli_workloads.workloads)
 
 
 def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
@@ -247,23 +248,6 @@ def machine(quick: bool, as_json: bool) -> int:
     else:
         Console().print(render_machine(fingerprint(), measured))
     click.echo(f"kept in {path}" if path else reason, err=True)
-    return 0
-
-
-@cli.command()
-@JSON
-def workloads(as_json: bool) -> int:
-    """List the workloads, their scales and targets."""
-    from perfsuite.report.workloads_text import rows, table
-    from perfsuite.workloads import registry
-
-    listed = rows([registry.load(name) for name in registry.names()])
-    if as_json:
-        click.echo(json.dumps(listed))
-    else:
-        from rich.console import Console
-
-        Console().print(table(listed))
     return 0
 
 
