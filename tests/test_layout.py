@@ -37,12 +37,12 @@ LAYERS = (
      "perfsuite.account_mfu", "perfsuite.account_power", "perfsuite.account_kernel_power",
      "perfsuite.account_overhead", "perfsuite.account_character", "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions",
-     "perfsuite.track", "perfsuite.measured_here"},
+     "perfsuite.track", "perfsuite.measured_here", "perfsuite.suite"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
     {"perfsuite.prove"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters", "perfsuite.cli_compare",
      "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.cli_workloads", "perfsuite.cli_suite",
-     "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin",
+     "perfsuite.cli_report", "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin",
      "perfsuite.bench_plugin"},
 )  # fmt: skip
 

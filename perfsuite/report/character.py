@@ -58,7 +58,7 @@ def section_parts(account: dict[str, Any]) -> list[Markup]:
     if not found["available"]:
         return [paragraph(f"It is not known: {found['reason']}.", "absent")]
     said = found["definition"]
-    parts = [paragraph(f"{said[0].upper()}{said[1:]}."), stacked(found)]
+    parts = [paragraph(f"{said[0].upper()}{said[1:]}."), stack(found), key(found)]
     moved, computed = si(found["bytes_per_sample"], "B"), si(found["flops_per_sample"], "FLOP")
     why = found["per_sample_reason"]
     parts += tiles([
@@ -78,14 +78,19 @@ def _not_modelled(share: float | None) -> str:
     return f"not modelled for {percent(share)} of the time" if share else "known for all ops"
 
 
-def stacked(found: dict[str, Any]) -> Markup:
-    """The shares as one bar with its key."""
+def stack(found: dict[str, Any]) -> Markup:
+    """The shares as one bar."""
     pieces = join(
         tag("i", "", style=f"width:{100 * found[share]:.2f}%;background:var({hue})") for _, share, hue in PARTS
     )
-    key = join(
-        tag("span", join([tag("b", "", class_="key", style=f"background:var({hue})"),
-                          f"{name} {percent(found[share])}"]), class_="entry")
-        for name, share, hue in PARTS
-    )  # fmt: skip
-    return join([tag("div", pieces, class_="stack", role="img", aria_label="what bounds the ops"), paragraph(key)])
+    said = ", ".join(f"{name} {percent(found[share])}" for name, share, _ in PARTS)
+    return tag("div", pieces, class_="stack", role="img", aria_label=f"bound by {said}", title=said)
+
+
+def key(found: dict[str, Any] | None = None) -> Markup:
+    """What the colours of the bar mean, with the shares of one run where it is given."""
+    entries = []
+    for name, share, hue in PARTS:
+        square = tag("b", "", class_="key", style=f"background:var({hue})")
+        entries.append(tag("span", join([square, name, f" {percent(found[share])}" if found else ""]), class_="entry"))
+    return paragraph(join(entries))

@@ -94,7 +94,7 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
         return None, "No roofline: bytes and flops are known together for none of the recorded ops."
     shown = placed[:MAX_MARKERS]
     intensities = [op["flops"] / op["bytes"] for op in shown]
-    lines, labels = roofs(*_rates_and_peaks(ceilings), min(intensities) / 8, max(intensities) * 4)
+    lines, labels = roofs(*rates_and_peaks(ceilings), min(intensities) / 8, max(intensities) * 4)
     data = lines + _markers(shown, account["ledger"]["clock_s"])
     layout = {
         "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, flop per byte"}, "dtick": 1},
@@ -119,7 +119,8 @@ def ceiling(rate: dict[str, float]) -> float:
     return rate.get("ceiling", rate["median"])
 
 
-def _rates_and_peaks(ceilings: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+def rates_and_peaks(ceilings: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """(read bandwidth of each level, peak of each kind of arithmetic), both a second."""
     peaks = {
         f"{dtype} {kind}": ceiling(rate)
         for kind, key in (("GEMM", "gemm_flops_per_s"), ("FMA", "fma_flops_per_s"))
