@@ -44,9 +44,9 @@ def account(
     pass_ = ledger_pass(passes)
     out: dict[str, Any] = {
         "schema": SCHEMA,
-        **{key: record.get(key) for key in ("id", "kind", "workload", "scale", "device", "command", "commit", "created",
-                                            "use", "ops", "division", "build", "machine", "target", "config",
-                                            "perfsuite_version")},
+        **{key: record.get(key) for key in ("id", "kind", "workload", "workload_path", "scale", "device", "command",
+                                            "commit", "created", "use", "ops", "division", "build", "machine",
+                                            "target", "config", "perfsuite_version")},
         "score": score, "score_reason": score_reason,
     }  # fmt: skip
     if pass_ is None:

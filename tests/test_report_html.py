@@ -50,11 +50,12 @@ out.charts = [...document.querySelectorAll("[data-chart]")].map((e) => ({
   wanted: (e.layout.annotations || []).length, labels: e.querySelectorAll(".annotation").length,
   font: e.layout.font.color, width: e.querySelector("svg").getBoundingClientRect().width }));
 out.icicle.push(leaves());
+if ($("#chart-convergence")) out.samples = $("#chart-convergence").data.filter((t) => t.mode === "lines+markers")[0].x;
 for (const button of document.querySelectorAll(".switch button[aria-pressed=false]")) {
   button.click();
   await wait(400);
   if (button.closest("[data-for=icicle]")) out.icicle.push(leaves());
-  if (button.dataset.view === "samples") out.samples = $("#chart-convergence").data[0].x;
+  if (button.dataset.view === "seconds") out.seconds = $("#chart-convergence").data[0].x;
 }
 const column = (n) => [...document.querySelectorAll("table.ops tbody tr")].map((r) => r.cells[n].dataset.v);
 const head = (title) => [...document.querySelectorAll("table.ops th")].find((h) => h.textContent === title);
@@ -134,10 +135,11 @@ def test_tiles_add_up_to_the_clock(seen: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.browser
-def test_switch_shows_samples(seen: dict[str, Any]) -> None:
+def test_convergence_is_against_samples_and_a_switch_shows_seconds(seen: dict[str, Any]) -> None:
     first = accounts.run_account()["score"]["runs"][0]
-    shown = seen[f"run_account-{WIDE}"]["result"]["samples"]
-    assert shown == [e["samples"] for e in first["evaluations"]]
+    result = seen[f"run_account-{WIDE}"]["result"]
+    assert result["samples"] == [e["samples"] for e in first["evaluations"]]
+    assert result["seconds"] == [e["time_s"] for e in first["evaluations"]]
 
 
 @pytest.mark.browser

@@ -32,15 +32,15 @@ def hue(index: int) -> str:
 
 
 def convergence(account: dict[str, Any]) -> Chart | None:
-    """Quality at every evaluation of every run, against the target; over seconds and over samples."""
+    """Quality at every evaluation of every run, against the target; over samples and over seconds."""
     score, target = account["score"], account["target"]
     runs = [run for run in (score["runs"] if score else []) if run["evaluations"]]
     if not runs:
         return None
     unit = f"{target['metric']}, {target['unit']}" if target else "quality"
     views = {
-        "seconds": _convergence_view(runs, target, "time_s", "seconds since run start", unit),
         "samples": _convergence_view(runs, target, "samples", "samples trained on", unit),
+        "seconds": _convergence_view(runs, target, "time_s", "seconds since run start", unit),
     }
     return {"views": views, "height": 360}
 

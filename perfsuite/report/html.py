@@ -7,7 +7,7 @@ What is not there is a sentence that says why.
 
 from typing import Any
 
-from perfsuite.report import character, charts, figures, gpu, mfu, tables
+from perfsuite.report import character, charts, figures, gpu, mfu, reference, tables
 from perfsuite.report.conditions import conditions
 from perfsuite.report.figures import count, seconds, si
 from perfsuite.report.gpu_memory import categories
@@ -123,6 +123,12 @@ def _convergence(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> lis
         reason = account["score_reason"] or "no run was evaluated"
         return [paragraph(f"There is no convergence curve: {reason}.", "absent")]
     said = "Every evaluation of every run; the last one of each is the larger mark."
+    points, why_not = reference.points(account)
+    if points:
+        reference.draw_behind(chart["views"]["samples"], points)
+        said += f" {reference.sentence(points)}"
+    elif account["target"]:
+        said += f" There are no reference points behind them: {why_not}."
     return [paragraph(said), draw("convergence", chart, drawn, "quality of every run against the target")]
 
 

@@ -36,7 +36,9 @@ def _answer(found: dict[str, Any]) -> Markup:
     command = tag("code", shlex.join(found["command"]))
     kicker = join([tag("strong", "All workloads"), f" {found['created']}, ", command])
     headline = tag("h1", answer(found), class_="missed" if missed else None)
-    return tag("header", join([paragraph(kicker, "kicker"), headline]))
+    said = [paragraph(join([tag("strong", f"{row['workload']}: "), row["reason"]]), "warning")
+            for row in found["workloads"] if row["reason"]]  # fmt: skip
+    return tag("header", join([paragraph(kicker, "kicker"), headline, *said]))
 
 
 def _workloads(found: dict[str, Any]) -> list[Markup]:
@@ -71,7 +73,7 @@ def _row(row: dict[str, Any], sets: bool) -> list[object]:
 
 
 def _op(op: dict[str, Any]) -> Markup:
-    return tag("span", f"{percent(op['share'])} {shortened(op['name'], 24)}", class_="line", title=op["name"])
+    return tag("span", f"{percent(op['share'])} {shortened(op['name'], 20)}", class_="line", title=op["name"])
 
 
 def _sample(found: dict[str, Any]) -> Markup:
