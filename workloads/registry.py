@@ -26,7 +26,7 @@ def data_folder() -> Path:
 
 def reference_points_file(name: str) -> Path:
     """Where the reference convergence points of a workload lie, or would lie: beside it. name: as for load()."""
-    return Path(name).with_suffix(".rcp.json") if name.endswith(".py") else Path(__file__).with_name(f"{name}.rcp.json")
+    return Path(name).with_suffix(".rcp.json") if name.endswith(".py") else Path(__file__).parent / f"{name}.rcp.json"
 
 
 def load(name: str) -> ModuleType:

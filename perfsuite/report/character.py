@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.text import Text
 
-from perfsuite.report.figures import UNKNOWN, percent, si
+from perfsuite.report.figures import UNKNOWN, percent, si, significant
 from perfsuite.report.markup import Markup, join, paragraph, tag, tile, tiles
 from perfsuite.report.optional import block
 
@@ -43,7 +43,8 @@ def sample(found: dict[str, Any]) -> str:
 
 def intensity(found: dict[str, Any]) -> str:
     """Flops per byte."""
-    return f"{UNKNOWN} FLOP/byte" if found["flops_per_byte"] is None else f"{found['flops_per_byte']:.3g} FLOP/byte"
+    known = found["flops_per_byte"]
+    return f"{UNKNOWN if known is None else significant(known)} FLOP/byte"
 
 
 def top(found: dict[str, Any]) -> str:
