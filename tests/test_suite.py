@@ -5,6 +5,7 @@ import importlib.util
 import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -232,3 +233,42 @@ def test_workloads_are_listed_with_what_this_machine_measured(tmp_path: Path, ru
     foreign["machine"]["fingerprint"]["torch"] = "another"
     (folder / "record.json").write_text(json.dumps(foreign))
     assert measured_here.scored(tmp_path / "runs") == []
+
+
+RECORDS = sorted(HERE.parent.glob("bench/results/*/llama-tiny"))
+
+
+@pytest.mark.skipif(not RECORDS, reason="this tree has no kept record of llama")
+def test_the_readmes_table_is_recomputed_from_the_records(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = importlib.util.spec_from_file_location("bench_workloads", HERE.parent / "bench/workloads.py")
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+
+    def call(*arguments: str) -> tuple[int, list[str], str]:
+        monkeypatch.setattr(sys, "argv", ["bench/workloads.py", "--results", str(tmp_path / "results"), *arguments])
+        code = bench.main()
+        said = capsys.readouterr()
+        return code, said.out.splitlines(), said.err
+
+    records = ("--records", str(tmp_path / "runs"))
+    assert call(*records)[0] == 2
+    for number, changes in ((1, {}), (2, {"ops": "native"}), (3, {"scale": "gpu"})):
+        folder = tmp_path / "runs" / f"000{number}-llama"
+        shutil.copytree(RECORDS[0], folder)
+        made = json.loads((folder / "record.json").read_text()) | changes
+        (folder / "record.json").write_text(json.dumps(made))
+    code, lines, _ = call(*records)
+    assert code == 0 and len(lines) == 3
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells[0] == "`llama`: language modelling" and "llama-tiny" in cells[-1]
+    assert not (tmp_path / "results/llama-tiny/report.html").exists()
+    path = tmp_path / "results/workloads.json"
+    (row,) = json.loads(path.read_text())["workloads"]
+    assert cells[2].startswith(f"{row['time_to_train_s']:.3g} (") and row["id"] == made["id"]
+    assert call("--table") == (0, lines, "")
+    path.write_text(path.read_text().replace('"num_reached": 5', '"num_reached": 4'))
+    code, again, said = call("--table")
+    assert (code, again) == (1, lines)
+    assert said == "llama: num_reached is 4 in workloads.json, 5 from the record\n"
