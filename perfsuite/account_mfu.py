@@ -15,9 +15,9 @@ from perfsuite.signature import parse
 UNKNOWN_LIMIT = 0.05
 """Of the time of the training phases' ops: with more of it in ops whose operations are unknown there is no figure."""
 DEFINITION = (
-    "operations of the matrix products, convolutions and attention of forward and backward, and the least operations "
-    "that the suite's ops declare, without what is computed again in the backward pass; over the time outside "
-    "evaluation; over the measured rate of a large matrix product in the dtype that does most of them"
+    "operations of the matrix products, convolutions, attention and recurrent layers of forward and backward, and the "
+    "least operations that the suite's ops declare, without what is computed again in the backward pass; over the time "
+    "outside evaluation; over the measured rate of a large matrix product in the dtype that does most of them"
 )
 TRAINING = ("forward", "backward")
 _LONG = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}

@@ -121,6 +121,12 @@ def test_a_suite_op_counts_what_it_declares_however_it_is_done():
                                                           op_costs=costs))["flops_unknown_share"]  # fmt: skip
 
 
+def test_ops_without_arithmetic_have_known_flops():
+    found = character(made([row("aten::copy_", "data", 1, 30, [shape(ADD, 12288)]),
+                            row("aten::exp", "data", 1, 70, [shape(ADD, 12288)])]))  # fmt: skip
+    assert found["flops_unknown_share"] == pytest.approx(0.7)
+
+
 def test_hidden_ops_and_a_machine_without_ceilings_are_reasons():
     hidden = row("CompiledFunction", "forward", 4, 1000, [])
     found = character(made([*ROWS, hidden]))
