@@ -36,9 +36,10 @@ def _answer(found: dict[str, Any]) -> Markup:
     command = tag("code", shlex.join(found["command"]))
     kicker = join([tag("strong", "All workloads"), f" {found['created']}, ", command])
     headline = tag("h1", answer(found), class_="missed" if missed else None)
-    said = [paragraph(join([tag("strong", f"{row['workload']}: "), row["reason"]]), "warning")
-            for row in found["workloads"] if row["reason"]]  # fmt: skip
-    return tag("header", join([paragraph(kicker, "kicker"), headline, *said]))
+    lines = [tag("span", join([tag("strong", f"{row['workload']}: "), row["reason"]]), class_="reason")
+             for row in found["workloads"] if row["reason"]]  # fmt: skip
+    said = paragraph(join(lines), "warning") if lines else ""
+    return tag("header", join([paragraph(kicker, "kicker"), headline, said]))
 
 
 def _workloads(found: dict[str, Any]) -> list[Markup]:
@@ -106,7 +107,8 @@ def _samples(row: dict[str, Any], why: str) -> Cell:
 def _quality(row: dict[str, Any], why: str) -> Cell:
     target = row["target"]
     goal = _under(f"{target['metric']} {figures.sign(target)} {target['value']:g}") if target else ""
-    return number(row["quality"], join([f"{row['quality'] or 0:.4g}", goal]), why)
+    quality = unknown(why) if row["quality"] is None else f"{row['quality']:.4g}"
+    return Cell(join([quality, goal]), row["quality"], True)
 
 
 def _under(said: str) -> Markup:

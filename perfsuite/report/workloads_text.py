@@ -45,7 +45,7 @@ def rows(modules: list[Any], scored: list[dict[str, Any]]) -> list[dict[str, Any
 def table(listed: list[dict[str, Any]]) -> Table:
     """The rows as a table of under 120 columns; the area and what it follows are said once for a workload."""
     out = Table(box=None, pad_edge=False, header_style="dim")
-    for name, ratio in (("workload", None), ("area", 3), ("scale", None), ("target", 6), ("data", 5),
+    for name, ratio in (("workload", None), ("area", 3), ("scale", None), ("target", 6), ("data", 6),
                         ("time to train here", 4)):  # fmt: skip
         out.add_column(name, ratio=ratio, overflow="fold", no_wrap=ratio is None)
     out.expand = True
