@@ -100,7 +100,10 @@ def working_set(row: dict[str, Any]) -> str | None:
     found = row["working_set"]
     if not found or found.get("bytes") is None:
         return None
-    return f"{si(found['bytes'], 'B')}, in {found['fits_in'] or 'no cache'}"
+    size = si(found["bytes"], "B")
+    if found["fits_in"] is None and found.get("levels_reason"):
+        return f"{size}, caches not known"
+    return f"{size}, in {found['fits_in'] or 'no cache'}"
 
 
 def _ops(found: dict[str, Any] | None) -> list[str]:
