@@ -9,6 +9,7 @@ from typing import Any
 
 from perfsuite import account_blocks as blocks
 from perfsuite import account_power
+from perfsuite.account_character import character_block
 from perfsuite.account_checks import checks, residuals
 from perfsuite.account_counters import counters_block
 from perfsuite.account_device import device_block, device_checks, unavailable_reason
@@ -44,9 +45,9 @@ def account(
     pass_ = ledger_pass(passes)
     out: dict[str, Any] = {
         "schema": SCHEMA,
-        **{key: record.get(key) for key in ("id", "kind", "workload", "scale", "device", "command", "commit", "created",
-                                            "use", "ops", "batch_size", "division", "build", "machine", "target",
-                                            "config", "perfsuite_version")},
+        **{key: record.get(key) for key in ("id", "kind", "workload", "workload_path", "scale", "device", "command",
+                                            "commit", "created", "use", "ops", "batch_size", "division", "build",
+                                            "machine", "target", "config", "perfsuite_version")},
         "score": score, "score_reason": score_reason,
     }  # fmt: skip
     if pass_ is None:
@@ -54,7 +55,7 @@ def account(
         return out | {
             "headline": {"answer": answer(record, score, score_reason, None), "limits": None},
             "ledger": None, "memory": None, "working_set": None, "power": account_power.unavailable(reason),
-            "mfu": None, "host": blocks.host(passes),
+            "mfu": None, "character": None, "host": blocks.host(passes),
             "overhead": None, "instruments": [], "series": None, "notes": [*record.get("notes", []), reason],
         }  # fmt: skip
     pass_arrays = arrays(pass_["arrays"]) if pass_.get("arrays") else {}
@@ -74,6 +75,7 @@ def account(
         device_found, device_notes = device_checks(pass_, span, replay)
         found, check_notes = found + device_found, check_notes + device_notes
     mfu = mfu_block(pass_, passes, span, ops, kernels, roofs, no_roofs)
+    character = character_block(pass_, span, ops, kernels, no_roofs)
     power = account_power.power(pass_, pass_arrays, span, mfu["model_flops_per_sample"])
     add_joules(kernels, pass_, power)
     found += account_power.throttle_checks(power)
@@ -96,6 +98,7 @@ def account(
                      "limits": limits(span, ops, device, kernels)},
         "ledger": _ledger(pass_, span, ops, found, notes) | {"kernels": kernels, "device": device},
         "mfu": mfu,
+        "character": character,
         "memory": memory,
         "working_set": working_set_block(pass_, record["machine"], trained_on),
         "power": power,

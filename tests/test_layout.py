@@ -35,14 +35,17 @@ LAYERS = (
      "perfsuite.account_blocks", "perfsuite.account_kernels", "perfsuite.account_replay", "perfsuite.account_device",
      "perfsuite.account_samples", "perfsuite.account_counters", "perfsuite.account_bytes", "perfsuite.account_memory",
      "perfsuite.account_mfu", "perfsuite.account_power", "perfsuite.account_kernel_power",
-     "perfsuite.account_overhead", "perfsuite.account_working_set", "perfsuite.headline", "perfsuite.ledger"},
+     "perfsuite.account_overhead", "perfsuite.account_character", "perfsuite.account_working_set",
+     "perfsuite.headline", "perfsuite.ledger"},
     {"perfsuite.compare", "perfsuite.compare_conditions", "perfsuite.compare_split", "perfsuite.compare_revisions",
-     "perfsuite.sweep_account", "perfsuite.sweep_fit", "perfsuite.track"},
+     "perfsuite.sweep_account", "perfsuite.sweep_fit", "perfsuite.track", "perfsuite.measured_here",
+     "perfsuite.suite"},
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
     {"perfsuite.prove", "perfsuite.sweep"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters", "perfsuite.cli_compare",
-     "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.cli_sweep", "perfsuite.op_inspect.__main__",
-     "perfsuite.pytest_plugin", "perfsuite.bench_plugin"},
+     "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.cli_sweep", "perfsuite.cli_workloads",
+     "perfsuite.cli_suite", "perfsuite.cli_report", "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin",
+     "perfsuite.bench_plugin"},
 )  # fmt: skip
 
 # Pairs inside the order above that are still not allowed: (importer, imported).

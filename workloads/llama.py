@@ -28,6 +28,7 @@ from perfsuite.workloads.contract import Basics, Phase, Schedule, Target, whole_
 
 NAME = "llama"
 MLPERF = "llama31_8b"
+AREA = "language modelling"
 
 VOCABULARY = 256
 BETAS, EPSILON = (0.9, 0.95), 1e-5
@@ -84,6 +85,7 @@ CONFIGS = {
         train_samples=28308,
         eval_samples=48,
         data_files=("bible.xz",),
+        data="World English Bible, 4.0 MB of text",
     ),
     "gpu": Config(
         target=Target("validation loss", "nats per byte", 1.3, higher_is_better=False),
@@ -92,6 +94,7 @@ CONFIGS = {
         train_samples=9446,
         eval_samples=256,
         data_files=("bible.xz", "verse.xz"),
+        data="World English Bible, plays and verse of Shakespeare and Milton, 10 MB of text",
         width=512,
         depth=8,
         num_heads=8,

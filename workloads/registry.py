@@ -24,6 +24,11 @@ def data_folder() -> Path:
     return Path(__file__).parent / "data"
 
 
+def reference_points_file(name: str) -> Path:
+    """Where the reference convergence points of a workload lie, or would lie: beside it. name: as for load()."""
+    return Path(name).with_suffix(".rcp.json") if name.endswith(".py") else Path(__file__).parent / f"{name}.rcp.json"
+
+
 def load(name: str) -> ModuleType:
     """The module of a built-in workload, or of somebody's own file: a path that ends in .py.
 

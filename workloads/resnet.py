@@ -23,6 +23,7 @@ from perfsuite.workloads.contract import Basics, Phase, Schedule, Target, whole_
 
 NAME = "resnet"
 MLPERF = "resnet"
+AREA = "image classification"
 
 CLASSES, SIDE = 10, 28
 TRAIN_IMAGES, TEST_IMAGES = 6000, 1000  # in each file; data/build.py has the format
@@ -75,6 +76,7 @@ CONFIGS = {
         train_samples=6000,
         eval_samples=1000,
         data_files=("fashion_mnist_0.xz",),
+        data="Fashion-MNIST, 6,000 of its images",
     ),
     "gpu": Config(
         target=Target("top-1 accuracy", "share of images", 0.92, higher_is_better=True),
@@ -83,6 +85,7 @@ CONFIGS = {
         train_samples=24_000,
         eval_samples=4000,
         data_files=tuple(f"fashion_mnist_{part}.xz" for part in range(4)),
+        data="Fashion-MNIST, 24,000 of its images",
         width=64,
         blocks=(2, 3, 3),
         stem_stride=1,

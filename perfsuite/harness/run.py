@@ -59,22 +59,32 @@ class Observer(Protocol):
     def note(self, text: str) -> None: ...
 
 
-def start(request: Request, observer: Observer) -> tuple[Record, Path]:
-    """Make a record for the request and run all of its passes. Raises ValueError for what cannot be run."""
+def begin(request: Request) -> tuple[Record, Path]:
+    """Make a record for the request, without its passes. Raises ValueError for what cannot be run."""
     made = new_record(request)
     folder = record.new_folder(request.out, f"{made.workload}-{made.scale}-{machine.machine_name()}")
     made.id = folder.name
     record.save(made, folder)
+    return made, folder
+
+
+def start(request: Request, observer: Observer) -> tuple[Record, Path]:
+    """Make a record for the request and run all of its passes. Raises ValueError for what cannot be run."""
+    made, folder = begin(request)
+    finish(made, folder, observer)
+    return made, folder
+
+
+def finish(made: Record, folder: Path, observer: Observer) -> None:
+    """Run the passes that the record lacks."""
     prepare(made, folder, observer)
     run_missing(made, folder, observer)
-    return made, folder
 
 
 def resume(folder: Path, observer: Observer) -> tuple[Record, Path]:
     """Run the passes of a record that are missing: all that were not finished when it was cut off."""
     made = reopen(folder)
-    prepare(made, folder, observer)
-    run_missing(made, folder, observer)
+    finish(made, folder, observer)
     return made, folder
 
 
