@@ -33,6 +33,7 @@ SMALL = {
         "eval_samples": 4,
     },
     "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1), "warmup_epochs": 0.005},
+    "ncf": {"batch_size": 2048, "expansion": (2, 2), "factors": 8, "layers": (16, 8), "learning_rate": 1e-2},
 }  # fmt: skip
 
 MLLOG_KEYS = {
@@ -45,6 +46,7 @@ MLLOG_KEYS = {
     "resnet": "global_batch_size opt_name gradient_accumulation_steps sgd_opt_base_learning_rate "
     "sgd_opt_end_learning_rate sgd_opt_learning_rate_decay_poly_power sgd_opt_learning_rate_decay_steps "
     "sgd_opt_weight_decay sgd_opt_momentum model_bn_span opt_learning_rate_warmup_epochs",
+    "ncf": "global_batch_size opt_name opt_base_learning_rate opt_adam_beta_1 opt_adam_beta_2 opt_adam_epsilon",
 }
 
 
