@@ -65,7 +65,7 @@ def test_an_epoch_is_every_positive_once_and_negatives_that_the_user_does_not_ha
 
 def test_each_user_is_ranked_once_and_against_items_that_he_does_not_have(baskets):
     users, items, held_out = baskets.users, baskets.items, baskets.held_out
-    ranked, repeats = ncf.eval_items(users, items, held_out, baskets.num_items, TINY.eval_negatives)
+    ranked, repeats = ncf.eval_items(baskets, TINY.eval_negatives, torch.device("cpu"))
     assert ranked.shape == (TINY.eval_samples, 1 + TINY.eval_negatives)
     assert torch.equal(ranked[:, 0], held_out)
     everybody = torch.arange(baskets.num_users)

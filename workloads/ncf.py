@@ -36,6 +36,7 @@ EMBEDDING_STD = 0.01
 EVAL_SEED = 5  # every run ranks against the same negatives
 # Pairs scored at once: on a CPU what lies between two layers is to stay in the cache.
 EVAL_PAIRS = {"cpu": 2**12, "cuda": 2**20}
+DRAWN_AT_ONCE = 2**26
 EXPANDED = (16, 32)  # by how much MLPerf multiplied the users and items of ml-20m
 
 
@@ -69,8 +70,9 @@ class Config(Basics):
     """Of Adam."""
     autocast: bool = False
     """Whether the layers train in bf16. They evaluate in float32: scores with 8 bits would tie."""
-    shuffle_on_host: bool = False
-    """Whether the order of an epoch, 8 bytes a sample, lies in the host's memory and not in the device's."""
+    draw_on_host: bool = False
+    """Whether epochs are shuffled (8 bytes a sample) and the ranked items drawn in the host's memory: for data sets
+    with which the device's would be full."""
 
 
 def epochs(number: int, train_samples: int, batch_size: int) -> int:
@@ -176,7 +178,7 @@ CONFIGS = {
         num_users=2_197_225,
         num_items=855_776,
         learning_rate=2e-4,
-        shuffle_on_host=True,
+        draw_on_host=True,
         **ML_20M,
     ),
 }
@@ -234,9 +236,9 @@ class NCFJob:
         self.optimizer = AdamW(
             self.model.parameters(), config.learning_rate, config.betas, config.epsilon, weight_decay=0.0
         )
-        where = "cpu" if config.shuffle_on_host or device == "meta" else device
-        self.order = torch.Generator(where).manual_seed(seed)
-        self.negatives = torch.Generator("cpu" if device == "meta" else device).manual_seed(seed)
+        can_draw = "cpu" if device == "meta" else device
+        self.order = torch.Generator("cpu" if config.draw_on_host else can_draw).manual_seed(seed)
+        self.negatives = torch.Generator(can_draw).manual_seed(seed)
         self.eval_items = self.eval_repeats = torch.empty(0)
 
     def synthetic(self) -> Iterator[Batch]:
@@ -251,8 +253,9 @@ class NCFJob:
     def open(self, folder: Path) -> Iterator[Batch]:
         config = self.config
         data = read(config, folder)
-        users, items, held_out = (part.to(self.device) for part in (data.users, data.items, data.held_out))
-        self.eval_items, self.eval_repeats = eval_items(users, items, held_out, data.num_items, config.eval_negatives)
+        ranked = eval_items(data, config.eval_negatives, self.order.device)
+        self.eval_items, self.eval_repeats = (part.to(self.device) for part in ranked)
+        users, items = data.users.to(self.device), data.items.to(self.device)
         return self._batches(users, items, Unseen(users, items, data.num_users, data.num_items))
 
     def _batches(self, users: torch.Tensor, items: torch.Tensor, unseen: Unseen) -> Iterator[Batch]:
@@ -368,18 +371,20 @@ def ratings_file(folder: Path, config: Config) -> Path:
     raise FileNotFoundError(f"{' and '.join(map(str, may_be))} are missing: {config.data_from}")
 
 
-def eval_items(
-    users: torch.Tensor, items: torch.Tensor, held_out: torch.Tensor, num_items: int, negatives: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def eval_items(data: Interactions, negatives: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """What each user's ranking is made of: (U, 1 + negatives) int32, the held-out item first, then items that the user
     does not have at all; and (U, negatives) bool, which of those stand there a second time."""
-    everybody = torch.arange(len(held_out), device=users.device)
-    pairs = torch.cat((users * num_items + items, everybody * num_items + held_out)).sort().values
-    unseen = Unseen(pairs // num_items, pairs % num_items, len(held_out), num_items)
-    random = torch.Generator(users.device).manual_seed(EVAL_SEED)
-    drawn = unseen.draw(everybody[:, None].expand(-1, negatives), random).sort(1).values
-    repeats = F.pad(drawn[:, 1:] == drawn[:, :-1], (1, 0))
-    return torch.cat((held_out[:, None], drawn), 1).int(), repeats
+    users, items, held_out = (part.to(device) for part in (data.users, data.items, data.held_out))
+    everybody = torch.arange(data.num_users, device=device)
+    pairs = torch.cat((users * data.num_items + items, everybody * data.num_items + held_out)).sort().values
+    unseen = Unseen(pairs // data.num_items, pairs % data.num_items, data.num_users, data.num_items)
+    random = torch.Generator(device).manual_seed(EVAL_SEED)
+    ranked, repeats = [], []
+    for some in everybody.split(max(1, DRAWN_AT_ONCE // negatives)):
+        drawn = unseen.draw(some[:, None].expand(-1, negatives), random).sort(1).values
+        ranked.append(torch.cat((held_out[some, None], drawn), 1).int())
+        repeats.append(F.pad(drawn[:, 1:] == drawn[:, :-1], (1, 0)))
+    return torch.cat(ranked), torch.cat(repeats)
 
 
 def is_hit(scores: torch.Tensor, repeats: torch.Tensor) -> torch.Tensor:
