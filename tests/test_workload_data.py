@@ -9,10 +9,11 @@ import io
 import lzma
 import re
 import tarfile
+from collections import Counter
 
 import pytest
 
-from perfsuite.workloads import llama, registry, resnet
+from perfsuite.workloads import interactions, llama, ncf, registry, resnet
 
 FOLDER = registry.data_folder()
 SOURCES = (FOLDER / "SOURCES.md").read_text(encoding="utf-8")
@@ -25,6 +26,7 @@ def test_only_listed_files_are_shipped():
         [*PACKED, "SOURCES.md", "build.py"]
     )
     needed = {name for module in (llama, resnet) for config in module.CONFIGS.values() for name in config.data_files}
+    needed |= {name for scale in ("tiny", "gpu") for name in ncf.CONFIGS[scale].data_files}
     assert needed == set(PACKED)
 
 
@@ -40,7 +42,7 @@ def test_sums_in_sources_are_those_of_the_files(name):
 
 def test_every_source_states_origin_licence_and_command():
     sections = re.split(r"^## ", SOURCES, flags=re.MULTILINE)[1:]
-    assert len(sections) == 3
+    assert len(sections) == 4
     for section in sections:
         for word in ("Origin", "Licence", "Made by", "Changed"):
             assert f"\n- {word}: " in section, f"{section.splitlines()[0]} lacks {word}"
@@ -78,6 +80,29 @@ def test_build_makes_a_file_from_an_archive(tmp_path, capsys):
     content = lzma.decompress((tmp_path / "bible.xz").read_bytes())
     assert content == b"Genesis\nIn the beginning God created\fExodus\nNow these are the names"
     assert hashlib.sha256(content).hexdigest() in capsys.readouterr().out
+
+
+def test_build_makes_baskets_from_a_package_index(tmp_path):
+    """Binary packages of a source are one basket. Small, rare and equal ones go; so do versions and alternatives."""
+    spec = importlib.util.spec_from_file_location("workload_data_build", FOLDER / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    names = [f"item{letter}" for letter in "abcdefg"]
+    asked = {f"source{n}": [name for name in names if name != names[n]] for n in range(7)}
+    asked |= {"source9": asked["source3"], "small": names[:4], "rare": [*names[:4], "seldom"]}
+    stanzas = [
+        f"Package: lib{name}\nSource: {name} (1.0)\nDepends: {', '.join(f'{d} (>= 2) | other' for d in items[:3])}\n"
+        f"Description: x\n\nPackage: {name}\nPre-Depends: {items[3]}\nRecommends: {', '.join(items[3:5])}\n"
+        f"Suggests: {', '.join(items[5:])}\n"
+        for name, items in asked.items()
+    ]
+    (tmp_path / "Packages.xz").write_bytes(lzma.compress("\n".join(stanzas).encode()))
+    build.dependencies(tmp_path / "Packages.xz", tmp_path)
+    lines = lzma.decompress((tmp_path / "dependencies.xz").read_bytes()).decode().split("\n")
+    assert [line.split()[0] for line in lines] == [f"source{n}" for n in range(7)]
+    for line in lines:
+        name, *items = line.split()
+        assert sorted(items) == asked[name] and items[:-1] == sorted(items[:-1])
 
 
 def documents(name: str) -> dict[str, str]:
@@ -149,3 +174,19 @@ def test_an_epoch_shows_every_image_once():
 
     assert rows(image for part in images for image in part) == rows(train)
     assert abs(float(train.mean())) < 0.01 and abs(float(train.std()) - 1) < 0.01
+
+
+def test_no_held_out_dependency_is_in_training_and_no_two_baskets_are_equal():
+    lines = lzma.decompress((FOLDER / "dependencies.xz").read_bytes()).decode().split("\n")
+    baskets = [line.split()[1:] for line in lines]
+    assert all(len(set(basket)) == len(basket) >= 5 for basket in baskets)
+    assert len({frozenset(basket) for basket in baskets}) == len(baskets)
+    often = Counter(item for basket in baskets for item in basket)
+    assert min(often.values()) >= 5
+
+    data, names = interactions.read_baskets(FOLDER / "dependencies.xz"), sorted(often)
+    assert (data.num_users, data.num_items) == (len(baskets), len(names))
+    for user, items in enumerate(data.items.split(data.users.bincount().tolist())):
+        *training, held_out = baskets[user]
+        assert [names[item] for item in items] == sorted(training)
+        assert names[data.held_out[user]] == held_out not in training
