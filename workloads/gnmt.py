@@ -1,136 +1,383 @@
-"""GNMT, in the form of MLPerf: LSTM encoder and decoder with additive attention.
+"""GNMT as MLPerf has it ("GNMT v2"): an LSTM encoder and an LSTM decoder with additive attention.
 
-Encoder: layers of LSTM of which the first reads both ways; from the third on a layer's input is added to its output.
-Decoder: the outputs of its first layer are the queries of a normalised additive attention (Bahdanau et al. 2015, with
-the weight normalisation of Salimans and Kingma 2016), and what it reads from the encoder is appended to the input of
-every further layer ("GNMT v2"). So the first layer needs nothing from attention, and all layers run over the whole
-target sequence at once while training.
+Encoder: layers of LSTM, of which the first reads both ways; from the third on a layer's input is added to its output.
+Decoder: the outputs of its first layer ask a normalised additive attention, and what this reads from the encoder is
+appended to the input of every further layer. So the first layer waits for nothing that attention says, and while
+training each layer runs over the whole target at once.
+
+A sample is a pair of sequences. The loss is that of a pair, all its symbols together, on average over the batch.
 """
 
-import math
-from dataclasses import dataclass
+import copy
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
+from torch import Tensor
 
+from perfsuite.kernels.adamw import AdamW
 from perfsuite.kernels.cross_entropy import cross_entropy
 from perfsuite.kernels.linear import linear
 from perfsuite.kernels.softmax import softmax
-from perfsuite.workloads.contract import Basics
+from perfsuite.workloads import translation
+from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
+from perfsuite.workloads.translation import EOS, PAD, Batch, Corpus
 
-PAD = 0
+NAME = "gnmt"
+MLPERF = "gnmt"
+AREA = "translation (recurrent)"
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8
+LABEL_SMOOTHING = 0.1
+START_OF_WARMUP = 0.01
+DECAY_FACTOR, DECAY_STEPS = 0.5, 4
+INITIAL_RANGE = 0.1
 
 
 @dataclass(frozen=True)
 class Config(Basics):
-    """Model."""
+    """Model, optimizer and search of one scale."""
 
     width: int = 128
-    depth: int = 2
+    """Size of embeddings, of every LSTM's state and of attention."""
+    depth: int = 3
+    """Layers of the encoder, and of the decoder, at least two."""
+    vocabulary: int = 69
+    """Symbols of source and target together, the special ones included; more than the data has is padding."""
     dropout: float = 0.2
-    label_smoothing: float = 0.1
-    init_range: float = 0.1
-    shared: bool = False
+    """Probability to be dropped, at the input of every layer."""
+    learning_rate: float = 2e-3
+    """After the warm-up, until the first decay."""
+    warmup_steps: int = 100
+    """Steps in which the learning rate grows exponentially from a hundredth."""
+    remain_steps: int = 1000
+    """Step of the first of four decays, each by half."""
+    decay_interval: int = 200
+    """Steps from one decay to the next."""
+    clip_norm: float = 5.0
+    """Largest L2 norm of the gradient."""
+    micro_batch: int = 0
+    """Pairs that go through the network together, their gradients added up; 0: the whole batch."""
+    buckets: tuple[tuple[int, int], ...] = ((8, 8), (10, 10), (13, 16))
+    """Padded lengths of source and target, EOS included; a batch is of one bucket, and longer pairs are left out."""
+    beam: int = 1
+    """Width of the beam search at evaluation; 1 is greedy."""
+    max_length: int = 20
+    """Longest sequence that it writes."""
+    length_penalty: float = 0.6
+    """Exponent of the length by which it divides log-probabilities."""
+    coverage_penalty: float = 0.1
+    """Weight of what it subtracts for source symbols that got little attention."""
+    autocast: bool = False
+    """Whether matrix products and LSTMs run in bf16."""
+
+
+CONFIGS = {
+    "tiny": Config(
+        target=Target("phoneme error rate", "errors per phoneme", 0.2, higher_is_better=False),
+        schedule=Schedule(eval_every_samples=3200, first_eval_samples=3200, max_samples=96_000, max_time_s=600),
+        batch_size=32,
+        train_samples=110_374,
+        eval_samples=1024,
+        data_files=("cmudict.xz",),
+        data="cmudict, 110,374 words and how they are spoken",
+    ),
+}
 
 
 class LSTM(nn.LSTM):
-    """One layer, one direction."""
+    """One layer in one direction. (B, T, inputs), state -> (B, T, width), state."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__(inputs, width, batch_first=True)
 
 
 class BothWays(nn.Module):
-    """An LSTM from left to right and one from right to left over each sequence without its padding."""
+    """(B, T, width) -> (B, T, 2 width): an LSTM from left to right beside one from right to left.
+
+    The second reads each sequence mirrored within its own length: so padding stays behind, and lengths on the device.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.forwards, self.backwards = LSTM(width, width), LSTM(width, width)
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        place = torch.arange(x.shape[1], device=x.device)
-        mirrored = torch.where(place < lengths[:, None], lengths[:, None] - 1 - place, place)[:, :, None]
-        backwards = self.backwards(x.gather(1, mirrored.expand_as(x)))[0]
-        return torch.cat([self.forwards(x)[0], backwards.gather(1, mirrored.expand_as(backwards))], dim=-1)
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        place, lengths = torch.arange(x.shape[1], device=x.device), lengths[:, None]
+        mirror = torch.where(place < lengths, lengths - 1 - place, place)[:, :, None].expand_as(x)
+        backwards = self.backwards(x.gather(1, mirror))[0].gather(1, mirror)
+        return torch.cat([self.forwards(x)[0], backwards], dim=-1)
 
 
 class Encoder(nn.Module):
+    """Embedded source (B, S, width) and its lengths (B,) to (B, S, width)."""
+
     def __init__(self, config: Config) -> None:
         super().__init__()
         width = config.width
-        self.both_ways = BothWays(width)
-        self.layers = nn.ModuleList(LSTM((2 if i == 0 else 1) * width, width) for i in range(config.depth - 1))
         self.dropout = nn.Dropout(config.dropout)
+        self.both_ways = BothWays(width)
+        self.second = LSTM(2 * width, width)
+        self.residual = nn.ModuleList(LSTM(width, width) for _ in range(config.depth - 2))
 
-    def forward(self, x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        x = self.both_ways(self.dropout(x), lengths)
-        for i, layer in enumerate(self.layers):
-            y = layer(self.dropout(x))[0]
-            x = y if i == 0 else x + y
+    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+        x, _ = self.second(self.dropout(self.both_ways(self.dropout(x), lengths)))
+        for layer in self.residual:
+            x = x + layer(self.dropout(x))[0]
         return x
 
 
 class Attention(nn.Module):
+    """Additive attention (Bahdanau et al., 2015), the scoring vector normalised (Salimans and Kingma, 2016).
+
+    weights = softmax over s of  g v / |v| . tanh(W_q query_t + W_k memory_s + b)
+    """
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.query = nn.Linear(width, width, bias=False)
         self.key = nn.Linear(width, width, bias=False)
-        self.direction = nn.Parameter(torch.empty(width))
-        self.scale = nn.Parameter(torch.full((1,), width**-0.5))
-        self.bias = nn.Parameter(torch.zeros(width))
+        self.v = nn.Parameter(torch.empty(width))
+        self.g = nn.Parameter(torch.full((1,), width**-0.5))
+        self.b = nn.Parameter(torch.zeros(width))
 
-    def forward(self, queries, keys, memory, mask):
-        scorer = self.scale * self.direction / self.direction.norm()
-        sums = linear(queries, self.query.weight)[:, :, None] + (keys + self.bias)[:, None]
-        scores = torch.tanh(sums) @ scorer.to(sums.dtype)
-        weights = softmax(scores.masked_fill(mask[:, None], torch.finfo(scores.dtype).min))
+    def keys(self, memory: Tensor) -> Tensor:
+        """What is the same for all queries: (B, S, width)."""
+        return linear(memory, self.key.weight) + self.b
+
+    def forward(self, queries: Tensor, keys: Tensor, memory: Tensor, padding: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, T, width) to what is read (B, T, width) and the weights (B, T, S). padding: (B, S), True where it is."""
+        inner = torch.tanh(linear(queries, self.query.weight)[:, :, None] + keys[:, None])
+        scores = inner @ (self.g * self.v / self.v.norm()).to(inner.dtype)
+        weights = softmax(scores.masked_fill(padding[:, None], torch.finfo(scores.dtype).min))
         return weights @ memory, weights
 
 
 class Decoder(nn.Module):
-    def __init__(self, config: Config, vocabulary: int) -> None:
+    """Embedded target (B, T, width) to what the classifier makes logits of (B, T, width)."""
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
         width = config.width
+        self.dropout = nn.Dropout(config.dropout)
         self.first = LSTM(width, width)
         self.attention = Attention(width)
-        self.layers = nn.ModuleList(LSTM(2 * width, width) for _ in range(config.depth - 1))
-        self.classifier = nn.Linear(width, vocabulary)
-        self.dropout = nn.Dropout(config.dropout)
+        self.further = nn.ModuleList(LSTM(2 * width, width) for _ in range(config.depth - 1))
 
-    def forward(self, x, keys, memory, mask, states=None):
-        states = states or [None] * (1 + len(self.layers))
+    def forward(
+        self, x: Tensor, keys: Tensor, memory: Tensor, padding: Tensor, states: list[Any]
+    ) -> tuple[Tensor, list[Any], Tensor]:
+        """states: of each layer, None at the beginning. Also returns the states afterwards and attention's weights."""
         x, state = self.first(self.dropout(x), states[0])
         after = [state]
-        context, weights = self.attention(x, keys, memory, mask)
-        for i, layer in enumerate(self.layers):
-            y, state = layer(torch.cat([self.dropout(x), context], dim=-1), states[i + 1])
+        read, weights = self.attention(x, keys, memory, padding)
+        for layer, before in zip(self.further, states[1:], strict=True):
+            y, state = layer(torch.cat([self.dropout(x), read], dim=-1), before)
+            x = y if len(after) == 1 else x + y
             after.append(state)
-            x = y if i == 0 else x + y
         return x, after, weights
 
 
 class GNMT(nn.Module):
-    def __init__(self, config: Config, source_vocabulary: int, target_vocabulary: int) -> None:
+    """Source (B, S), its lengths (B,) and target (B, T + 1), int64, to the sum of the loss over all target symbols."""
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.config = config
-        self.source_embedding = nn.Embedding(source_vocabulary, config.width)
-        self.target_embedding = self.source_embedding if config.shared else nn.Embedding(target_vocabulary, config.width)
+        self.depth = config.depth
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
         self.encoder = Encoder(config)
-        self.decoder = Decoder(config, target_vocabulary)
-        for name, p in self.named_parameters():
-            if "bias_hh" in name:
-                nn.init.zeros_(p)
-            elif not name.endswith(("attention.scale", "attention.bias")):
-                nn.init.uniform_(p, -config.init_range, config.init_range)
+        self.decoder = Decoder(config)
+        self.classifier = nn.Linear(config.width, config.vocabulary)
+        for name, parameter in self.named_parameters():
+            if "bias_hh" in name:  # torch adds two biases, of which one would do
+                nn.init.zeros_(parameter)
+            elif name not in ("decoder.attention.g", "decoder.attention.b"):
+                nn.init.uniform_(parameter, -INITIAL_RANGE, INITIAL_RANGE)
 
-    def encode(self, source):
-        mask = source == PAD
-        memory = self.encoder(self.source_embedding(source), (~mask).sum(1))
-        return linear(memory, self.decoder.attention.key.weight), memory, mask
+    def encode(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the decoder reads: keys and memory (B, S, width), and where padding is (B, S)."""
+        memory = self.encoder(self.embedding(source), lengths)
+        return self.decoder.attention.keys(memory), memory, source == PAD
 
-    def forward(self, source, target):
-        states, _, _ = self.decoder(self.target_embedding(target[:, :-1]), *self.encode(source))
-        logits = self.decoder.classifier(states)
-        total = cross_entropy(logits.flatten(0, 1), target[:, 1:].flatten(), PAD, self.config.label_smoothing, reduction="sum")
-        return total / len(target)
+    def forward(self, source: Tensor, lengths: Tensor, target: Tensor) -> Tensor:
+        encoded = self.encode(source, lengths)
+        states, _, _ = self.decoder(self.embedding(target[:, :-1]), *encoded, [None] * self.depth)
+        logits = self.classifier(states).flatten(0, 1)
+        return cross_entropy(logits, target[:, 1:].flatten(), PAD, LABEL_SMOOTHING, reduction="sum")
+
+
+class GNMTJob:
+    """One model in training."""
+
+    def __init__(self, config: Config, device: str, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.config, self.device = config, device
+        with torch.device(device):
+            self.model = GNMT(config)
+        self.optimizer = AdamW(
+            self.model.parameters(), config.learning_rate, BETAS, EPSILON, 0.0, max_norm=config.clip_norm
+        )
+        self.step = 0
+        self.order = torch.Generator().manual_seed(seed)
+        self.corpus: Corpus | None = None
+
+    def synthetic(self) -> Iterator[Batch]:
+        config = self.config
+        for batch in translation.made_up_batches(config.buckets, config.batch_size, config.vocabulary):
+            yield self._here(batch)
+
+    def open(self, folder: Path) -> Iterator[Batch]:
+        config = self.config
+        self.corpus = translation.read_words(folder / config.data_files[0], config.eval_samples)
+        for batch in translation.batches(self.corpus.train, config.buckets, config.batch_size, self.order):
+            yield self._here(batch)
+
+    def _here(self, batch: Batch) -> Batch:
+        return Batch(*(tensor.to(self.device) for tensor in batch))
+
+    def train_step(self, batch: Batch, phase: Phase) -> Tensor:
+        loss = torch.zeros((), device=self.device)
+        size = self.config.micro_batch or len(batch.source)
+        for part in zip(*(tensor.split(size) for tensor in batch), strict=True):
+            with phase("forward"), self._autocast():
+                part_loss = self.model(*part) / len(batch.source)
+            with phase("backward"):
+                part_loss.backward()
+                loss += part_loss.detach()
+        with phase("optimizer"):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+        return loss
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device, torch.bfloat16) if self.config.autocast else nullcontext()
+
+    def _learning_rate(self) -> float:
+        """Of this step: up exponentially from a hundredth, level, then four times down by half."""
+        config = self.config
+        if self.step < config.warmup_steps:
+            return config.learning_rate * START_OF_WARMUP ** (1 - self.step / config.warmup_steps)
+        decays = max(0, (self.step - config.remain_steps) // config.decay_interval + 1)
+        return config.learning_rate * DECAY_FACTOR ** min(decays, DECAY_STEPS)
+
+    @torch.no_grad()
+    def evaluate(self, phase: Phase) -> float:
+        self.model.eval()
+        with self._autocast():
+            found = translation.search_all(self.corpus.evaluation, 256, self._search)
+        self.model.train()
+        return self.corpus.quality(found, self.config.target.metric)
+
+    def _search(self, source: Tensor, lengths: Tensor) -> Tensor:
+        config, model = self.config, self.model
+        encoded = model.encode(source.to(self.device), lengths.to(self.device))
+        keys, memory, padding = (tensor.repeat_interleave(config.beam, 0) for tensor in encoded)
+        nothing = memory.new_zeros(len(memory), config.width)
+        cells = [nothing] * (2 * config.depth)
+        length = 0
+
+        def step(last: Tensor, state: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+            nonlocal length
+            length += 1
+            *cells, covered = state
+            before = [(h[None], c[None]) for h, c in zip(cells[::2], cells[1::2], strict=True)]
+            x, after, weights = model.decoder(model.embedding(last)[:, None], keys, memory, padding, before)
+            log_p = model.classifier(x[:, 0]).float().log_softmax(-1)
+            covered = covered + weights[:, 0].float()
+            # The search divides by the length penalty what is to be subtracted after it.
+            log_p[:, EOS] += ((5 + length) / 6) ** config.length_penalty * self._coverage(covered, padding)
+            return log_p, [*(tensor[0] for pair in after for tensor in pair), covered]
+
+        return translation.beam_search(
+            step,
+            [*cells, torch.zeros(padding.shape, device=self.device)],
+            len(source),
+            beam=config.beam,
+            max_length=config.max_length,
+            length_penalty=config.length_penalty,
+            device=self.device,
+        ).cpu()
+
+    def _coverage(self, covered: Tensor, padding: Tensor) -> Tensor:
+        """Wu et al. (2016), equation 14: the weight times the sum over the source of log min(attention so far, 1)."""
+        log = covered.masked_fill(padding, 1).clamp(torch.finfo(torch.float32).tiny, 1).log()
+        return self.config.coverage_penalty * log.sum(1)
+
+    def rows(self, batch: Batch) -> dict[str, tuple[Tensor, int]]:
+        """Rows of the embedding that a batch looks up."""
+        ids = torch.cat([batch.source.flatten(), batch.target[:, :-1].flatten()])
+        return {"embedding": (ids, self.config.width * 4)}
+
+    def state(self) -> Any:
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "order": self.order.get_state(),
+                "rng": torch.get_rng_state(),
+                "device_rng": None if self.device == "cpu" else torch.cuda.get_rng_state(),
+            }
+        )
+
+    def restore(self, state: Any) -> None:
+        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.zero_grad()
+        self.step = state["step"]
+        self.order.set_state(state["order"])
+        torch.set_rng_state(state["rng"])
+        if state["device_rng"] is not None:
+            torch.cuda.set_rng_state(state["device_rng"])
+
+    def log_values(self) -> dict[str, Any]:
+        config = self.config
+        return {
+            "global_batch_size": config.batch_size,
+            "max_sequence_length": max(target + 1 for _, target in config.buckets),
+            "gradient_accumulation_steps": -(-config.batch_size // (config.micro_batch or config.batch_size)),
+            "opt_name": "adam",
+            "opt_base_learning_rate": config.learning_rate,
+            "opt_adam_beta_1": BETAS[0],
+            "opt_adam_beta_2": BETAS[1],
+            "opt_adam_epsilon": EPSILON,
+            "opt_gradient_clip_norm": config.clip_norm,
+            "opt_learning_rate_alt_warmup_func": True,
+            "opt_learning_rate_warmup_steps": config.warmup_steps,
+            "opt_learning_rate_alt_decay_func": True,
+            "opt_learning_rate_remain_steps": config.remain_steps,
+            "opt_learning_rate_decay_interval": config.decay_interval,
+            "opt_learning_rate_decay_factor": DECAY_FACTOR,
+            "opt_learning_rate_decay_steps": DECAY_STEPS,
+        }
+
+
+def rescaled(config: Config, batch_size: int) -> Config:
+    """The same with another batch size: the learning rate goes with its square root, as it does for v0.7's results.
+
+    (There 2e-3, 4e-3 and 5e-3 go with 2,048, 8,192 and 16,384 pairs.) The schedule stays as it is in pairs.
+    """
+    ratio = batch_size / config.batch_size
+    schedule = config.schedule
+    return replace(
+        config,
+        batch_size=batch_size,
+        learning_rate=config.learning_rate * ratio**0.5,
+        warmup_steps=max(1, round(config.warmup_steps / ratio)),
+        remain_steps=max(1, round(config.remain_steps / ratio)),
+        decay_interval=max(1, round(config.decay_interval / ratio)),
+        schedule=replace(schedule, max_samples=-(-schedule.max_samples // batch_size) * batch_size),
+    )
+
+
+def build(config: Config, device: str, seed: int) -> GNMTJob:
+    """A model with fresh weights; the seed decides the weights, the order of the data and what dropout drops."""
+    return GNMTJob(config, device, seed)
