@@ -122,11 +122,15 @@ class Corpus:
     """Ids are below it."""
     text: Callable[[list[int]], str]
     """Ids of one hypothesis to text."""
+    tokenizer: str = "13a"
+    """That of sacrebleu, for BLEU."""
 
     def quality(self, hypotheses: list[list[int]], metric: str) -> float:
         """PHONEME_ERROR_RATE or BLEU of hypotheses (ids) in the evaluation's order; both as shares of 1."""
         texts = [self.text(hypothesis) for hypothesis in hypotheses]
-        return (phoneme_error_rate if metric == PHONEME_ERROR_RATE else bleu)(texts, self.references)
+        if metric == PHONEME_ERROR_RATE:
+            return phoneme_error_rate(texts, self.references)
+        return bleu(texts, self.references, self.tokenizer)
 
 
 # -- cmudict -----------------------------------------------------------------------------------------------------------
@@ -342,10 +346,10 @@ def edit_distances(a: Tensor, a_lengths: Tensor, b: Tensor, b_lengths: Tensor) -
     return found.gather(1, b_lengths[:, None])[:, 0]
 
 
-def bleu(hypotheses: list[str], references: list[str]) -> float:
-    """Corpus BLEU by sacrebleu with its own tokenizer, case ignored, as a share of 1: MLPerf's logs count it so."""
+def bleu(hypotheses: list[str], references: list[str], tokenizer: str = "13a") -> float:
+    """Corpus BLEU by sacrebleu with one of its tokenizers, case ignored, as a share of 1: MLPerf's logs count it so."""
     try:
         import sacrebleu
     except ImportError as error:
         raise ImportError("BLEU is measured by sacrebleu: pip install 'perfsuite[workloads]'") from error
-    return sacrebleu.corpus_bleu(hypotheses, [references], lowercase=True).score / 100
+    return sacrebleu.corpus_bleu(hypotheses, [references], lowercase=True, tokenize=tokenizer).score / 100
