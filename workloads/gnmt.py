@@ -48,13 +48,13 @@ class Config(Basics):
     """Layers of the encoder, and of the decoder, at least two."""
     vocabulary: int = 69
     """Symbols of source and target together, the special ones included; more than the data has is padding."""
-    dropout: float = 0.2
+    dropout: float = 0.1
     """Probability to be dropped, at the input of every layer."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
     """After the warm-up, until the first decay."""
     warmup_steps: int = 100
     """Steps in which the learning rate grows exponentially from a hundredth."""
-    remain_steps: int = 1000
+    remain_steps: int = 800
     """Step of the first of four decays, each by half."""
     decay_interval: int = 200
     """Steps from one decay to the next."""
@@ -80,8 +80,8 @@ class Config(Basics):
 
 CONFIGS = {
     "tiny": Config(
-        target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.2, higher_is_better=False),
-        schedule=Schedule(eval_every_samples=3200, first_eval_samples=3200, max_samples=96_000, max_time_s=600),
+        target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.19, higher_is_better=False),
+        schedule=Schedule(eval_every_samples=2400, first_eval_samples=2400, max_samples=76_800, max_time_s=600),
         batch_size=32,
         train_samples=110_374,
         eval_samples=1024,
@@ -104,6 +104,7 @@ CONFIGS = {
         width=1024,
         depth=4,
         vocabulary=32_320,
+        dropout=0.2,
         learning_rate=2e-3,
         warmup_steps=200,
         remain_steps=6453,
