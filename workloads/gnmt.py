@@ -24,7 +24,7 @@ from perfsuite.kernels.adamw import AdamW
 from perfsuite.kernels.cross_entropy import cross_entropy
 from perfsuite.kernels.linear import linear
 from perfsuite.kernels.softmax import softmax
-from perfsuite.workloads import translation, wmt16
+from perfsuite.workloads import bible, translation, wmt16
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 from perfsuite.workloads.translation import BLEU, EOS, PAD, PHONEME_ERROR_RATE, Batch, Corpus
 
@@ -36,7 +36,6 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8
 LABEL_SMOOTHING = 0.1
 START_OF_WARMUP = 0.01
 DECAY_FACTOR, DECAY_STEPS = 0.5, 4
-INITIAL_RANGE = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,6 +58,8 @@ class Config(Basics):
     """Step of the first of four decays, each by half."""
     decay_interval: int = 200
     """Steps from one decay to the next."""
+    initial_range: float = 0.2
+    """Weights begin uniform between minus this and this; a narrow network needs more for as strong signals."""
     clip_norm: float = 5.0
     """Largest L2 norm of the gradient."""
     micro_batch: int = 0
@@ -106,6 +107,7 @@ CONFIGS = {
         depth=4,
         vocabulary=32_320,
         dropout=0.2,
+        initial_range=0.1,
         learning_rate=2e-3,
         warmup_steps=200,
         remain_steps=6453,
@@ -227,7 +229,7 @@ class GNMT(nn.Module):
             if "bias_hh" in name:  # torch adds two biases, of which one would do
                 nn.init.zeros_(parameter)
             elif name not in ("decoder.attention.g", "decoder.attention.b"):
-                nn.init.uniform_(parameter, -INITIAL_RANGE, INITIAL_RANGE)
+                nn.init.uniform_(parameter, -config.initial_range, config.initial_range)
 
     def encode(self, source: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """What the decoder reads: keys and memory (B, S, width), and where padding is (B, S)."""
@@ -393,6 +395,8 @@ def read(config: Config, folder: Path) -> Corpus:
     """The corpus of a scale. Raises FileNotFoundError for a missing file, ValueError where it is not the config's."""
     if config.data_files == wmt16.FILES:
         corpus = wmt16.read(folder, config.data_from)
+    elif config.data_files == bible.FILES:
+        corpus = bible.read_verses(folder, config.eval_samples)
     else:
         corpus = translation.read_words(folder / config.data_files[0], config.eval_samples)
     if corpus.vocabulary_size > config.vocabulary:

@@ -8,9 +8,9 @@ translation is how they are pronounced, a symbol a phoneme. A sample is a pair o
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,10 @@ from perfsuite.kernels.adamw import AdamW
 from perfsuite.kernels.layer_norm import layer_norm
 from perfsuite.kernels.linear import linear
 from perfsuite.kernels.linear_cross_entropy import linear_cross_entropy
-from perfsuite.workloads import translation
+from perfsuite.workloads import bible, subwords, translation
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
-from perfsuite.workloads.translation import PAD, PHONEME_ERROR_RATE, Batch, Corpus
+from perfsuite.workloads.subwords import Subwords
+from perfsuite.workloads.translation import BLEU, PAD, PHONEME_ERROR_RATE, Batch, Corpus, Pairs
 
 NAME = "transformer"
 MLPERF = "transformer"
@@ -43,13 +44,13 @@ class Config(Basics):
 
     vocabulary: int = 69
     """Symbols of source and target together, special ones included."""
-    width: int = 96
+    width: int = 128
     """Size of the residual stream."""
     depth: int = 2
     """Layers of the encoder, and of the decoder."""
     num_heads: int = 4
     """Attention heads."""
-    hidden: int = 256
+    hidden: int = 512
     """Inner size of the feed-forward network."""
     buckets: tuple[tuple[int, int], ...] = ((13, 16),)
     """Lengths to which source and target are padded, each with its end mark: a pair is in the first that it fits."""
@@ -69,21 +70,90 @@ class Config(Basics):
     """Hypotheses that the search keeps for each source."""
     length_penalty: float = 0.6
     """Exponent of the length by which the search divides; 0 prefers short translations."""
-    longer: int = 6
+    longer: int = 3
     """How many symbols a translation may be longer than its source."""
     eval_batch: int = 500
     """Sources translated at a time."""
 
 
+WORDS = ("cmudict.xz",)
+WMT = (
+    "wmt32k-compiled-train.lang1",
+    "wmt32k-compiled-train.lang2",
+    "newstest2014.en",
+    "newstest2014.de",
+    "vocab.translate_ende_wmt32k.32768.subwords",
+)
+WMT_FROM = (
+    "run process_data.py of MLPerf's v0.7 reference (mlcommons/training, translation/tensorflow), which writes the "
+    "first two and comes with the vocabulary; newstest2014 is at https://nlp.stanford.edu/projects/nmt"
+)
+WMT_PAIRS, WMT_BATCH, WMT_EPOCHS = 4_590_101, 128, 10
+
 CONFIGS = {
     "tiny": Config(
-        target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.3, higher_is_better=False),
-        schedule=Schedule(eval_every_samples=12_800, first_eval_samples=12_800, max_samples=256_000, max_time_s=600),
-        batch_size=128,
+        target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.25, higher_is_better=False),
+        schedule=Schedule(eval_every_samples=2048, first_eval_samples=2048, max_samples=49_152, max_time_s=600),
+        batch_size=64,
         train_samples=110_374,
-        eval_samples=1000,
-        data_files=("cmudict.xz",),
+        eval_samples=800,
+        data_files=WORDS,
         data="CMU Pronouncing Dictionary, 114,374 words",
+        length_penalty=0.0,
+    ),
+    "gpu": Config(
+        target=Target(BLEU, "share of 1", 0.15, higher_is_better=True),
+        schedule=Schedule(
+            eval_every_samples=27_264, first_eval_samples=81_792, max_samples=80 * 27_264, max_time_s=1800
+        ),
+        batch_size=192,
+        train_samples=27_261,
+        eval_samples=600,
+        data_files=bible.FILES,
+        data="the Bible, English and Spanish, 30,510 verses",
+        vocabulary=8000,
+        width=512,
+        depth=4,
+        num_heads=8,
+        hidden=2048,
+        buckets=((24, 24), (32, 32), (48, 48), (96, 96)),
+        learning_rate=1e-3,
+        warmup_steps=800,
+        dropout=0.3,
+        autocast=True,
+        beam=4,
+        longer=30,
+        eval_batch=300,
+    ),
+    "mlperf": Config(
+        target=Target(BLEU, "share of 1", 0.25, higher_is_better=True),
+        schedule=Schedule(
+            eval_every_samples=WMT_PAIRS,
+            first_eval_samples=WMT_PAIRS,
+            max_samples=math.ceil(WMT_EPOCHS * WMT_PAIRS / WMT_BATCH) * WMT_BATCH,
+            max_time_s=7 * 24 * 3600,
+        ),
+        batch_size=WMT_BATCH,
+        train_samples=WMT_PAIRS,
+        eval_samples=3003,
+        num_runs=10,
+        data_files=WMT,
+        data="WMT17 English to German, 4,590,101 pairs; newstest2014",
+        data_from=WMT_FROM,
+        vocabulary=33_708,
+        width=1024,
+        depth=6,
+        num_heads=16,
+        hidden=4096,
+        buckets=tuple((length, length) for length in (16, 24, 32, 40, 48, 64, 96, 128, 256)),
+        learning_rate=2.0 / math.sqrt(1024 * 16_000),
+        warmup_steps=16_000,
+        betas=(0.9, 0.997),
+        dropout=0.1,
+        autocast=True,
+        beam=4,
+        longer=50,
+        eval_batch=256,
     ),
 }
 
@@ -390,12 +460,75 @@ class TransformerJob:
 
 def read(config: Config, folder: Path) -> Corpus:
     """The corpus of a scale. Raises FileNotFoundError for a missing file, ValueError where it is not the config's."""
-    corpus = translation.read_words(folder / config.data_files[0], config.eval_samples)
-    if corpus.vocabulary_size != config.vocabulary:
-        raise ValueError(f"{folder} has {corpus.vocabulary_size} symbols, but the model {config.vocabulary}")
+    if config.data_files == WORDS:
+        corpus = translation.read_words(folder / WORDS[0], config.eval_samples)
+    elif config.data_files == bible.FILES:
+        corpus = bible.read_verses(folder, config.eval_samples)
+    else:
+        corpus = read_wmt(folder)
+    found = (len(corpus.train), len(corpus.evaluation), corpus.vocabulary_size)
+    expected = (config.train_samples, config.eval_samples, config.vocabulary)
+    if found != expected:
+        raise ValueError(
+            f"{folder} holds {found[0]:,} training pairs, {found[1]:,} evaluation pairs and {found[2]:,} symbols, "
+            f"not {expected[0]:,}, {expected[1]:,} and {expected[2]:,}: {config.data_from or 'restore its files'}"
+        )
+    longest, room = int(corpus.evaluation.sources.lengths.max()), config.buckets[-1][0]
+    if longest > room:
+        raise ValueError(f"{folder} has an evaluation source of {longest} symbols, but the model's longest is {room}")
     return corpus
+
+
+def read_wmt(folder: Path) -> Corpus:
+    """WMT17 English to German as MLPerf's reference lays it out: plain text, a sentence a line, and its subwords.
+
+    Raises FileNotFoundError for a missing file and ValueError where the languages differ in their number of lines.
+    """
+    for name in WMT:
+        if not (folder / name).exists():
+            raise FileNotFoundError(f"{folder / name} is missing: {WMT_FROM}")
+    sources, targets, source, target, vocabulary = (folder / name for name in WMT)
+    # Its subwords can spell every character, and the decoder begins with PAD: no UNKNOWN, no BOS.
+    text = subwords.parse(lines(vocabulary), translation.SPECIALS[:2])
+    references = list(lines(target))
+    evaluation = parallel(lines(source), references, text)
+    return Corpus(
+        parallel(lines(sources), lines(targets), text), evaluation, references, len(text.vocabulary), text.text
+    )
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, without white space around them."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        yield from map(str.strip, file)
+
+
+def parallel(sources: Iterable[str], targets: Iterable[str], text: Subwords) -> Pairs:
+    """Lines of both languages to Pairs."""
+    both = translation.pairs(map(text.ids, sources), map(text.ids, targets), bos=PAD)
+    if len(both.sources) != len(both.targets):
+        raise ValueError(
+            f"{len(both.sources):,} source lines, but {len(both.targets):,} target lines: files do not belong together"
+        )
+    return both
 
 
 def build(config: Config, device: str, seed: int) -> TransformerJob:
     """A model with fresh weights; the seed decides the weights, the order of the data and what is dropped."""
     return TransformerJob(config, device, seed)
+
+
+def rescaled(config: Config, batch_size: int) -> Config:
+    """Another batch size: the rate goes with its square root, as is usual for Adam; the warm-up is as many samples.
+
+    The end of the schedule is rounded to whole steps.
+    """
+    share = batch_size / config.batch_size
+    steps = max(1, round(config.schedule.max_samples / batch_size))
+    return replace(
+        config,
+        batch_size=batch_size,
+        learning_rate=config.learning_rate * math.sqrt(share),
+        warmup_steps=max(1, round(config.warmup_steps / share)),
+        schedule=replace(config.schedule, max_samples=steps * batch_size),
+    )

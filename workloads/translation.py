@@ -122,15 +122,11 @@ class Corpus:
     """Ids are below it."""
     text: Callable[[list[int]], str]
     """Ids of one hypothesis to text."""
-    tokenizer: str = "13a"
-    """That of sacrebleu, for BLEU."""
 
     def quality(self, hypotheses: list[list[int]], metric: str) -> float:
         """PHONEME_ERROR_RATE or BLEU of hypotheses (ids) in the evaluation's order; both as shares of 1."""
         texts = [self.text(hypothesis) for hypothesis in hypotheses]
-        if metric == PHONEME_ERROR_RATE:
-            return phoneme_error_rate(texts, self.references)
-        return bleu(texts, self.references, self.tokenizer)
+        return (phoneme_error_rate if metric == PHONEME_ERROR_RATE else bleu)(texts, self.references)
 
 
 # -- cmudict -----------------------------------------------------------------------------------------------------------
@@ -138,9 +134,14 @@ class Corpus:
 
 def read_documents(path: Path) -> dict[str, str]:
     """The documents of a packed file by name (data/build.py has the format). FileNotFoundError where it is missing."""
+    return dict(document.split("\n", 1) for document in unpacked(path).split("\f"))
+
+
+def unpacked(path: Path) -> str:
+    """The text of a packed file. Raises FileNotFoundError where it is missing."""
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: it comes with perfsuite, and data/build.py makes it anew")
-    return dict(document.split("\n", 1) for document in lzma.decompress(path.read_bytes()).decode().split("\f"))
+    return lzma.decompress(path.read_bytes()).decode()
 
 
 def read_words(path: Path, eval_samples: int) -> Corpus:
@@ -346,10 +347,13 @@ def edit_distances(a: Tensor, a_lengths: Tensor, b: Tensor, b_lengths: Tensor) -
     return found.gather(1, b_lengths[:, None])[:, 0]
 
 
-def bleu(hypotheses: list[str], references: list[str], tokenizer: str = "13a") -> float:
-    """Corpus BLEU by sacrebleu with one of its tokenizers, case ignored, as a share of 1: MLPerf's logs count it so."""
+def bleu(hypotheses: list[str], references: list[str]) -> float:
+    """Corpus BLEU by sacrebleu, case ignored, tokens by its "intl" as in MLPerf's references.
+
+    As a share of 1, not in hundredths: MLPerf's logs have it so.
+    """
     try:
         import sacrebleu
     except ImportError as error:
         raise ImportError("BLEU is measured by sacrebleu: pip install 'perfsuite[workloads]'") from error
-    return sacrebleu.corpus_bleu(hypotheses, [references], lowercase=True, tokenize=tokenizer).score / 100
+    return sacrebleu.corpus_bleu(hypotheses, [references], lowercase=True, tokenize="intl").score / 100

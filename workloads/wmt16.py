@@ -50,7 +50,7 @@ def read(folder: Path, how: str) -> Corpus:
     check_parallel(source, len(train.sources), target, len(train.targets))
     check_parallel(test, len(tests), references, len(translations))
     # Nobody reads the ids of the evaluation's targets: quality compares texts.
-    return Corpus(train, Pairs(tests, tests), translations, len(vocabulary), text, tokenizer="intl")
+    return Corpus(train, Pairs(tests, tests), translations, len(vocabulary), text)
 
 
 def lines(path: Path) -> Iterator[str]:
