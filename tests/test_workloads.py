@@ -33,6 +33,10 @@ SMALL = {
         "eval_samples": 4,
     },
     "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1), "warmup_epochs": 0.005},
+    "gnmt": {
+        "batch_size": 8, "width": 32, "depth": 3, "warmup_steps": 4, "learning_rate": 6e-3,
+        "beam": 2, "eval_samples": 8,
+    },
 }  # fmt: skip
 
 MLLOG_KEYS = {

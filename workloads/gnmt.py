@@ -90,11 +90,37 @@ CONFIGS = {
         data_files=("cmudict.xz",),
         data="CMU Pronouncing Dictionary, 114,374 words",
     ),
+    # How gpu was chosen: by estimate. It was not run on a GPU; its target, schedule and learning rate are not measured.
+    "gpu": Config(
+        target=Target(BLEU, "share of 1", 0.12, higher_is_better=True),
+        schedule=Schedule(
+            eval_every_samples=27_136, first_eval_samples=81_408, max_samples=60 * 27_136, max_time_s=1800
+        ),
+        batch_size=128,
+        train_samples=27_261,
+        eval_samples=600,
+        data_files=bible.FILES,
+        data="the Bible, English and Spanish, 30,510 verses",
+        width=512,
+        depth=4,
+        vocabulary=8000,
+        dropout=0.3,
+        initial_range=0.1,
+        learning_rate=2e-3,
+        warmup_steps=100,
+        remain_steps=5000,
+        decay_interval=1000,
+        buckets=((24, 24), (32, 32), (48, 48), (96, 96)),
+        beam=4,
+        max_length=100,
+        eval_batch=300,
+        autocast=True,
+    ),
     # Round v0.7. Network, loss, search and files are the reference's. What the rules leave free (learning rate, decays,
     # warm-up, longest sequence) is that of a published result with this batch (NVIDIA, DGX-1: 4 or 5 epochs to the
     # target), in whose epoch 3,969,024 pairs are in whole batches.
     "mlperf": Config(
-        target=Target(BLEU, "share of 1, case ignored", 0.24, higher_is_better=True),
+        target=Target(BLEU, "share of 1", 0.24, higher_is_better=True),
         schedule=Schedule(3_969_024, 3_969_024, max_samples=8 * 3_969_024, max_time_s=7 * 24 * 3600),
         batch_size=2048,
         train_samples=3_969_024,
