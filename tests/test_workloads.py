@@ -33,6 +33,10 @@ SMALL = {
         "eval_samples": 4,
     },
     "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1), "warmup_epochs": 0.005},
+    "transformer": {
+        "batch_size": 8, "width": 64, "depth": 1, "num_heads": 2, "hidden": 128, "buckets": ((96, 96),),
+        "warmup_steps": 8, "dropout": 0.1, "beam": 2, "longer": 5, "eval_batch": 600,
+    },
     "gnmt": {
         "batch_size": 8, "width": 32, "depth": 3, "warmup_steps": 4, "learning_rate": 6e-3,
         "beam": 2, "eval_samples": 8,
@@ -49,6 +53,8 @@ MLLOG_KEYS = {
     "resnet": "global_batch_size opt_name gradient_accumulation_steps sgd_opt_base_learning_rate "
     "sgd_opt_end_learning_rate sgd_opt_learning_rate_decay_poly_power sgd_opt_learning_rate_decay_steps "
     "sgd_opt_weight_decay sgd_opt_momentum model_bn_span opt_learning_rate_warmup_epochs",
+    "transformer": "global_batch_size opt_name opt_base_learning_rate opt_learning_rate_warmup_steps opt_adam_beta_1 "
+    "opt_adam_beta_2 opt_adam_epsilon max_sequence_length gradient_accumulation_steps",
     "gnmt": "global_batch_size max_sequence_length opt_base_learning_rate opt_learning_rate_alt_warmup_func "
     "opt_learning_rate_warmup_steps opt_learning_rate_alt_decay_func opt_learning_rate_decay_factor "
     "opt_learning_rate_decay_interval opt_learning_rate_decay_steps opt_learning_rate_remain_steps",

@@ -95,7 +95,7 @@ CONFIGS = {
         target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.25, higher_is_better=False),
         schedule=Schedule(eval_every_samples=2048, first_eval_samples=2048, max_samples=49_152, max_time_s=600),
         batch_size=64,
-        train_samples=110_374,
+        train_samples=110_372,
         eval_samples=800,
         data_files=WORDS,
         data="CMU Pronouncing Dictionary, 114,374 words",

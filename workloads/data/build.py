@@ -172,17 +172,18 @@ def families(words: dict[str, str]) -> list[list[str]]:
 
 
 def stems(word: str) -> set[str]:
-    """What the word may be an inflection or derivation of: "hurried" of hurri, hurrie, hurry, among others."""
+    """What the word may be an inflection or derivation of, itself included: "hurried" of "hurri" and of "hurry".
+
+    A final e, a doubled final letter and the difference of i and y are taken away from each.
+    """
     found = set()
-    for suffix in SUFFIXES:
+    for suffix in ("", *SUFFIXES):
         stem = word.removesuffix(suffix)
-        if stem != word and len(stem) >= 3:
-            found |= {stem, f"{stem}e"}
-            if stem[-1] == "i":
-                found.add(f"{stem[:-1]}y")
-            if stem[-1] == stem[-2]:
-                found.add(stem[:-1])
-    return found
+        if len(stem) >= 2:
+            short = stem.removesuffix("e")
+            single = short[:-1] if short[-2:] == 2 * short[-1:] else short
+            found |= {stem, short, single, re.sub("i$", "y", single)}
+    return {stem for stem in found if len(stem) >= 2}
 
 
 def spanish(archives: Path, folder: Path) -> None:
