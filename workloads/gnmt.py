@@ -85,7 +85,7 @@ CONFIGS = {
         target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.18, higher_is_better=False),
         schedule=Schedule(eval_every_samples=2400, first_eval_samples=2400, max_samples=76_800, max_time_s=600),
         batch_size=32,
-        train_samples=110_374,
+        train_samples=110_372,
         eval_samples=1024,
         data_files=("cmudict.xz",),
         data="CMU Pronouncing Dictionary, 114,374 words",
