@@ -54,9 +54,9 @@ class Config(Basics):
     """After the warm-up, until the first decay."""
     warmup_steps: int = 16
     """Steps in which the learning rate grows exponentially from a hundredth."""
-    remain_steps: int = 800
+    remain_steps: int = 500
     """Step of the first of four decays, each by half."""
-    decay_interval: int = 200
+    decay_interval: int = 250
     """Steps from one decay to the next."""
     initial_range: float = 0.2
     """Weights begin uniform between minus this and this; a narrow network needs more for as strong signals."""
@@ -82,7 +82,7 @@ class Config(Basics):
 
 CONFIGS = {
     "tiny": Config(
-        target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.18, higher_is_better=False),
+        target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.175, higher_is_better=False),
         schedule=Schedule(eval_every_samples=2400, first_eval_samples=2400, max_samples=76_800, max_time_s=600),
         batch_size=32,
         train_samples=110_372,
