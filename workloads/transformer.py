@@ -72,7 +72,7 @@ class Config(Basics):
     """Exponent of the length by which the search divides; 0 prefers short translations."""
     longer: int = 3
     """How many symbols a translation may be longer than its source."""
-    eval_batch: int = 500
+    eval_batch: int = 300
     """Sources translated at a time."""
 
 
@@ -96,7 +96,7 @@ CONFIGS = {
         schedule=Schedule(eval_every_samples=2048, first_eval_samples=2048, max_samples=49_152, max_time_s=600),
         batch_size=64,
         train_samples=110_372,
-        eval_samples=800,
+        eval_samples=600,
         data_files=WORDS,
         data="CMU Pronouncing Dictionary, 114,374 words",
         length_penalty=0.0,
@@ -123,7 +123,6 @@ CONFIGS = {
         autocast=True,
         beam=4,
         longer=30,
-        eval_batch=300,
     ),
     "mlperf": Config(
         target=Target(BLEU, "share of 1", 0.25, higher_is_better=True),
