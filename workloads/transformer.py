@@ -179,7 +179,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         y = linear(x, self.weight)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # under autocast y is half as wide
 
 
 class Norm(nn.Module):
