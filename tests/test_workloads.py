@@ -35,7 +35,7 @@ SMALL = {
     "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1), "warmup_epochs": 0.005},
     "transformer": {
         "batch_size": 8, "width": 64, "depth": 1, "num_heads": 2, "hidden": 128, "buckets": ((96, 96),),
-        "warmup_steps": 8, "dropout": 0.1, "beam": 2, "longer": 5, "eval_batch": 600,
+        "warmup_steps": 8, "dropout": 0.1, "beam": 2, "longer": 5, "eval_samples": 40,
     },
     "gnmt": {
         "batch_size": 8, "width": 32, "depth": 3, "warmup_steps": 4, "learning_rate": 6e-3,

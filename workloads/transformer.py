@@ -72,7 +72,7 @@ class Config(Basics):
     """Exponent of the length by which the search divides; 0 prefers short translations."""
     longer: int = 3
     """How many symbols a translation may be longer than its source."""
-    eval_batch: int = 500
+    eval_batch: int = 300
     """Sources translated at a time."""
 
 
@@ -90,13 +90,23 @@ WMT_FROM = (
 )
 WMT_PAIRS, WMT_BATCH, WMT_EPOCHS = 4_590_101, 128, 10
 
+# How tiny was chosen. RCP-PLACEHOLDER
+# Of one seed each, the rate of errors after 6,144 to 6,400, 12,288 to 12,800, 19,200 to 20,480 and 24,576 to 25,600
+# samples was, with an earlier split of the words, 0.46, 0.30, 0.26 for a peak of 3e-3 and 0.47, 0.29, 0.25 for 2e-3; a
+# width of 96 with a peak of 3e-3 gave 0.48, 0.31, 0.24, 0.235, with 1.5e-3 0.62, 0.32, 0.26, 0.24, and in batches of
+# 128 with 4e-3 1.0, 0.42, 0.31, 0.26. No word is seen twice before the target: dropout would have nothing to hold back.
+# How gpu was chosen: by estimate. It was not run on a GPU; its target, schedule and learning rate are not measured.
+# mlperf: model, search, target and an evaluation every epoch are the rules' (v0.5 to v0.7); rate, warm-up and betas are
+# the reference's for batches of 4,096 tokens, which are about 150 pairs (NVIDIA's v0.7 logs: 27 tokens each). There a
+# batch is filled up to a number of tokens, and holds more of the short pairs; here it is a number of pairs, as a sample
+# is one pair. Pairs longer than the last bucket are left out, as there.
 CONFIGS = {
     "tiny": Config(
-        target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.25, higher_is_better=False),
+        target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.27, higher_is_better=False),
         schedule=Schedule(eval_every_samples=2048, first_eval_samples=2048, max_samples=49_152, max_time_s=600),
         batch_size=64,
         train_samples=110_372,
-        eval_samples=800,
+        eval_samples=600,
         data_files=WORDS,
         data="CMU Pronouncing Dictionary, 114,374 words",
         length_penalty=0.0,
@@ -123,7 +133,6 @@ CONFIGS = {
         autocast=True,
         beam=4,
         longer=30,
-        eval_batch=300,
     ),
     "mlperf": Config(
         target=Target(BLEU, "share of 1", 0.25, higher_is_better=True),
@@ -170,7 +179,7 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         y = linear(x, self.weight)
-        return y if self.bias is None else y + self.bias
+        return y if self.bias is None else y + self.bias.to(y.dtype)  # under autocast y is half as wide
 
 
 class Norm(nn.Module):
