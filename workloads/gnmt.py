@@ -80,6 +80,13 @@ class Config(Basics):
     """Whether matrix products and LSTMs run in bf16."""
 
 
+# How tiny was chosen. Over seeds 1 to 20 the mean phoneme error rate after 2,400, 4,800, ... samples is 0.79, 0.65, 0.47,
+# 0.35, 0.30, 0.25, 0.21, 0.19, 0.18, 0.179, 0.169. The bend is at 0.2; the target lies past it, where an evaluation still
+# gains 0.005 to 0.01. All 20 seeds reach it, 4 after 24,000 samples and 16 after 26,400, which are 10 or 11 evaluations
+# (gnmt.rcp.json) and a quarter of the training words; evaluating took 13 % of the processor's time. A run that went on
+# came to 0.161 after 31,200. Weights that begin within 0.1, as in the wide network, leave the encoder unread for long: a
+# seed was at 0.76 after 14,400 samples, with 0.2 at 0.26, with 0.3 at 0.24. Without an early decay the last evaluations
+# are noisy; decays every 150 steps end at 0.160 (one seed each, on nearly the same words).
 CONFIGS = {
     "tiny": Config(
         target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.175, higher_is_better=False),
