@@ -429,9 +429,9 @@ def read(config: Config, folder: Path) -> Corpus:
 
 
 def rescaled(config: Config, batch_size: int) -> Config:
-    """The same with another batch size: the learning rate goes with its square root, as it does for v0.7's results.
+    """The same with another batch size; the learning rate goes with the square root of it, the schedule stays in pairs.
 
-    (There 2e-3, 4e-3 and 5e-3 go with 2,048, 8,192 and 16,384 pairs.) The schedule stays as it is in pairs.
+    About so in results of v0.7: 2e-3, 4e-3 and 5e-3 for 2,048, 8,192 and 16,384 pairs.
     """
     ratio = batch_size / config.batch_size
     schedule = config.schedule
