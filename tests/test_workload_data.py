@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 
-from perfsuite.workloads import interactions, llama, ncf, registry, resnet
+from perfsuite.workloads import interactions, llama, registry, resnet
 
 FOLDER = registry.data_folder()
 SOURCES = (FOLDER / "SOURCES.md").read_text(encoding="utf-8")
@@ -25,8 +25,12 @@ def test_only_listed_files_are_shipped():
     assert sorted({path.name for path in FOLDER.iterdir() if path.is_file()}) == sorted(
         [*PACKED, "SOURCES.md", "build.py"]
     )
-    needed = {name for module in (llama, resnet) for config in module.CONFIGS.values() for name in config.data_files}
-    needed |= {name for scale in ("tiny", "gpu") for name in ncf.CONFIGS[scale].data_files}
+    needed = {
+        name
+        for module in map(registry.load, registry.names())
+        for scale in ("tiny", "gpu")
+        for name in module.CONFIGS[scale].data_files
+    }
     assert needed == set(PACKED)
 
 
@@ -42,7 +46,7 @@ def test_sums_in_sources_are_those_of_the_files(name):
 
 def test_every_source_states_origin_licence_and_command():
     sections = re.split(r"^## ", SOURCES, flags=re.MULTILINE)[1:]
-    assert len(sections) == 4
+    assert len(sections) == 6
     for section in sections:
         for word in ("Origin", "Licence", "Made by", "Changed"):
             assert f"\n- {word}: " in section, f"{section.splitlines()[0]} lacks {word}"

