@@ -1,0 +1,127 @@
+"""Criteo's click logs in the layout of MLPerf's dlrm_dcnv2: three files a day, mapped into memory, read in their order.
+
+    day_K_dense.npy              (samples, 13) float32, already transformed
+    day_K_labels.npy             (samples, 1) int32, 1 for a click
+    day_K_sparse_multi_hot.npz   members 0.npy to 25.npy, (samples, lookups) int32 each, stored without compression
+
+Days 0 to 22 are for training; of day 23 the first half, rounded up, is for validation and the rest for testing.
+"""
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+DAYS = 24
+DENSE = 13
+FILES = tuple(
+    f"day_{day}_{part}"
+    for part in ("dense.npy", "labels.npy", "sparse_multi_hot.npz")
+    for day in range(DAYS)
+)  # fmt: skip
+FROM = (
+    "make them from Criteo's 1 TB click logs with the scripts of MLPerf's reference "
+    "(mlcommons/training, recommendation_v2/torchrec_dlrm/README.MD, \"Create the synthetic multi-hot dataset\")"
+)
+
+Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Day:
+    """Samples of one day, on disk."""
+
+    dense: np.ndarray
+    """(samples, 13) float32."""
+    sparse: list[np.ndarray]
+    """(samples, lookups) int32 for each table."""
+    labels: np.ndarray
+    """(samples, 1) int32."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def cut(self, begin: int, end: int) -> Samples:
+        """dense (n, 13) float32, ids (n, lookups of all tables) int32 and labels (n,) float32, in memory."""
+        dense, labels = (torch.from_numpy(part[begin:end].copy()) for part in (self.dense, self.labels))
+        ids = torch.from_numpy(np.concatenate([table[begin:end] for table in self.sparse], 1))
+        return dense, ids, labels[:, 0].float()
+
+
+def read_day(folder: Path, number: int, bag_sizes: tuple[int, ...]) -> Day:
+    """One day of tables with these lookups a sample.
+
+    Raises FileNotFoundError for a missing file, ValueError for one in another layout.
+    """
+    dense, labels = (_array(folder / f"day_{number}_{part}.npy") for part in ("dense", "labels"))
+    archive = folder / f"day_{number}_sparse_multi_hot.npz"
+    sparse = [_member(archive, f"{table}.npy") for table in range(len(bag_sizes))]
+    samples = len(labels)
+    _check(folder / f"day_{number}_dense.npy", dense, (samples, DENSE), np.float32)
+    _check(folder / f"day_{number}_labels.npy", labels, (samples, 1), np.int32)
+    for table, (array, lookups) in enumerate(zip(sparse, bag_sizes, strict=True)):
+        _check(f"{archive}, {table}.npy", array, (samples, lookups), np.int32)
+    return Day(dense, sparse, labels)
+
+
+def validation_samples(day: Day) -> int:
+    """How many samples of the last day, from its beginning, are for validation."""
+    return -(-len(day) // 2)
+
+
+def batches(days: Iterable[Day], size: int) -> Iterator[Samples]:
+    """The samples of the days in their order, `size` at a time over the ends of days; the last batch may be smaller."""
+    parts: list[Samples] = []
+    missing = size
+    for day in days:
+        begin = 0
+        while begin < len(day):
+            end = min(begin + missing, len(day))
+            parts.append(day.cut(begin, end))
+            missing -= end - begin
+            begin = end
+            if not missing:
+                yield _join(parts)
+                parts, missing = [], size
+    if parts:
+        yield _join(parts)
+
+
+def _join(parts: list[Samples]) -> Samples:
+    dense, ids, labels = (torch.cat(column) if len(column) > 1 else column[0] for column in zip(*parts, strict=True))
+    return dense, ids, labels
+
+
+def _array(path: Path) -> np.ndarray:
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: {FROM}")
+    return np.load(path, mmap_mode="r")
+
+
+def _member(archive: Path, name: str) -> np.ndarray:
+    """A member of an npz, mapped: numpy itself would read the whole of it."""
+    if not archive.exists():
+        raise FileNotFoundError(f"{archive} is missing: {FROM}")
+    with zipfile.ZipFile(archive) as opened, archive.open("rb") as file:
+        if name not in opened.NameToInfo:
+            raise ValueError(f"{archive} has no member {name}: {FROM}")
+        info = opened.getinfo(name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{archive} is compressed and cannot be mapped: write it with numpy.savez")
+        # The local header is 30 bytes, a name and an extra field; their lengths are its last two numbers.
+        file.seek(info.header_offset + 26)
+        lengths = int.from_bytes(file.read(2), "little") + int.from_bytes(file.read(2), "little")
+        file.seek(info.header_offset + 30 + lengths)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = read_header[np.lib.format.read_magic(file)](file)
+        order = "F" if fortran else "C"
+        return np.memmap(archive, dtype=dtype, mode="r", offset=file.tell(), shape=shape, order=order)
+
+
+def _check(what: object, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        wanted = f"{shape} {np.dtype(dtype).name}"
+        raise ValueError(f"{what} is {array.shape} {array.dtype.name}, not {wanted}: {FROM}")
