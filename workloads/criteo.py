@@ -17,14 +17,11 @@ import torch
 
 DAYS = 24
 DENSE = 13
-FILES = tuple(
-    f"day_{day}_{part}"
-    for part in ("dense.npy", "labels.npy", "sparse_multi_hot.npz")
-    for day in range(DAYS)
-)  # fmt: skip
+PARTS = ("dense.npy", "labels.npy", "sparse_multi_hot.npz")
+FILES = tuple(f"day_{day}_{part}" for part in PARTS for day in range(DAYS))
 FROM = (
-    "make them from Criteo's 1 TB click logs with the scripts of MLPerf's reference "
-    "(mlcommons/training, recommendation_v2/torchrec_dlrm/README.MD, \"Create the synthetic multi-hot dataset\")"
+    "the scripts of MLPerf's reference make them from Criteo's 1 TB click logs (mlcommons/training, "
+    "recommendation_v2/torchrec_dlrm, README.MD: create the synthetic multi-hot dataset)"
 )
 
 Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -43,6 +40,11 @@ class Day:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def first_half(self) -> "Day":
+        """The first half of the samples, rounded up: for validation, where this is the last day."""
+        half = -(-len(self) // 2)
+        return Day(self.dense[:half], [table[:half] for table in self.sparse], self.labels[:half])
 
     def cut(self, begin: int, end: int) -> Samples:
         """dense (n, 13) float32, ids (n, lookups of all tables) int32 and labels (n,) float32, in memory."""
@@ -65,11 +67,6 @@ def read_day(folder: Path, number: int, bag_sizes: tuple[int, ...]) -> Day:
     for table, (array, lookups) in enumerate(zip(sparse, bag_sizes, strict=True)):
         _check(f"{archive}, {table}.npy", array, (samples, lookups), np.int32)
     return Day(dense, sparse, labels)
-
-
-def validation_samples(day: Day) -> int:
-    """How many samples of the last day, from its beginning, are for validation."""
-    return -(-len(day) // 2)
 
 
 def batches(days: Iterable[Day], size: int) -> Iterator[Samples]:

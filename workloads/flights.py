@@ -1,7 +1,7 @@
-"""Flights that left New York in 2013, as samples of a recommender: what was known of each before it left, and whether it
-came late (more than 15 minutes, cancelled or diverted). data/build.py has the format of the file, SOURCES.md its origin.
+"""Flights that left New York in 2013: what was known of each before it left, and whether it came late.
 
-Whole days are held out. Vocabularies, means and deviations are those of the other days.
+Late is more than 15 minutes, cancelled or diverted. data/build.py has the format of the file, SOURCES.md its origin.
+Whole days are held out; vocabularies, means and deviations are those of the other days.
 """
 
 import json
