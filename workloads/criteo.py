@@ -1,10 +1,17 @@
-"""Criteo's click logs in the layout of MLPerf's dlrm_dcnv2: three files a day, mapped into memory, read in their order.
+"""Criteo's click logs in the layouts of MLPerf's references, mapped into memory.
+
+dlrm_dcnv2 (v3.0 to v6.0), three files a day:
 
     day_K_dense.npy              (samples, 13) float32, already transformed
     day_K_labels.npy             (samples, 1) int32, 1 for a click
     day_K_sparse_multi_hot.npz   members 0.npy to 25.npy, (samples, lookups) int32 each, stored without compression
 
 Days 0 to 22 are for training; of day 23 the first half, rounded up, is for validation and the rest for testing.
+
+dlrm (v0.7 to v2.1), one file for training and one for evaluation, split in the same way:
+
+    terabyte_processed_train.bin, terabyte_processed_test.bin
+                                 (samples, 40) int32: the label, 13 counts, an id for each of 26 tables
 """
 
 import zipfile
@@ -16,12 +23,18 @@ import numpy as np
 import torch
 
 DAYS = 24
-DENSE = 13
+DENSE, TABLES = 13, 26
 PARTS = ("dense.npy", "labels.npy", "sparse_multi_hot.npz")
 FILES = tuple(f"day_{day}_{part}" for part in PARTS for day in range(DAYS))
 FROM = (
     "the scripts of MLPerf's reference make them from Criteo's 1 TB click logs (mlcommons/training, "
     "recommendation_v2/torchrec_dlrm, README.MD: create the synthetic multi-hot dataset)"
+)
+
+BINARY_FILES = ("terabyte_processed_train.bin", "terabyte_processed_test.bin")
+BINARY_FROM = (
+    "facebookresearch/dlrm, the reference of MLPerf's dlrm, makes them from Criteo's 1 TB click logs "
+    "(dlrm_data_pytorch.py with --mlperf-bin-loader)"
 )
 
 Samples = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -69,7 +82,28 @@ def read_day(folder: Path, number: int, bag_sizes: tuple[int, ...]) -> Day:
     return Day(dense, sparse, labels)
 
 
-def batches(days: Iterable[Day], size: int) -> Iterator[Samples]:
+class Binary:
+    """Samples of one file of MLPerf's dlrm."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises FileNotFoundError where the file is missing, ValueError where its length is not that of samples."""
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: {BINARY_FROM}")
+        sample_bytes = 4 * (1 + DENSE + TABLES)
+        if not path.stat().st_size or path.stat().st_size % sample_bytes:
+            raise ValueError(f"{path} is not whole samples of {sample_bytes} bytes: {BINARY_FROM}")
+        self._rows = np.memmap(path, dtype="<i4", mode="r").reshape(-1, 1 + DENSE + TABLES)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def cut(self, begin: int, end: int) -> Samples:
+        """As Day.cut; counts c become log(c + 1)."""
+        label, counts, ids = torch.from_numpy(self._rows[begin:end].copy()).split([1, DENSE, TABLES], 1)
+        return (counts.float() + 1).log(), ids, label[:, 0].float()
+
+
+def batches(days: Iterable[Day | Binary], size: int) -> Iterator[Samples]:
     """The samples of the days in their order, `size` at a time over the ends of days; the last batch may be smaller."""
     parts: list[Samples] = []
     missing = size

