@@ -62,7 +62,7 @@ class Config(Basics):
     """Rank of their matrices."""
     optimizer: str = "sgd"
     """Of all parameters: "sgd", or "adagrad", which keeps one number of state for a row of a table."""
-    learning_rate: float = 0.05
+    learning_rate: float = 0.025
     """Of all parameters, after the warm-up and before the decay."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
@@ -94,9 +94,9 @@ def criteo_schedule(batch_size: int, epochs: int) -> Schedule:
 # 50 MB of an H100's L2 (tests/test_workload_dlrm.py counts them).
 CONFIGS = {
     "tiny": Config(
-        target=Target("area under ROC", "share of pairs", 0.705, higher_is_better=True),
-        schedule=Schedule(eval_every_samples=32_000, first_eval_samples=32_000, max_samples=1_600_000, max_time_s=600),
-        batch_size=256,
+        target=Target("area under ROC", "share of pairs", 0.70, higher_is_better=True),
+        schedule=Schedule(eval_every_samples=40_960, first_eval_samples=40_960, max_samples=1_638_400, max_time_s=600),
+        batch_size=512,
         train_samples=292_928,
         eval_samples=20_668,
         data_files=("flights.xz",),
