@@ -212,6 +212,15 @@ def test_a_step_is_that_of_plain_torch(interaction, optimizer):
         assert torch.allclose(ours, theirs, atol=2e-6), name
 
 
+def test_some_steps_of_tiny_rank_better_than_chance():
+    job = dlrm.build(dataclasses.replace(TINY, learning_rate=0.2, eval_samples=4000), "cpu", 1)
+    batches = job.open(registry.data_folder())
+    before = job.evaluate(no_phase)
+    losses = [float(job.train_step(batch, no_phase)) for batch in islice(batches, 60)]
+    assert before < 0.6 < 0.64 < job.evaluate(no_phase)
+    assert sum(losses[-20:]) < sum(losses[:20])
+
+
 # -- scales of MLPerf -------------------------------------------------------------------------------------------------
 
 
