@@ -93,7 +93,8 @@ def test_build_keeps_of_a_flight_what_was_known_before(tmp_path):
     build = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(build)
     flight = {"year": 2013, "month": 1, "day": 2, "dep_time": 100, "sched_dep_time": 55, "dep_delay": 5,
-              "arr_time": 300, "sched_arr_time": 245, "arr_delay": 15, "carrier": "UA", "flight": 7, "tailnum": "N1", "origin": "EWR",
+              "arr_time": 300, "sched_arr_time": 245, "arr_delay": 15, "carrier": "UA", "flight": 7, "tailnum": "N1",
+              "origin": "EWR",
               "dest": "IAH", "air_time": 90, "distance": 1400, "hour": 0, "minute": 55}  # fmt: skip
     changed = [
         {},
