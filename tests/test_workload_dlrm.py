@@ -187,7 +187,7 @@ def test_a_step_is_that_of_plain_torch(interaction, optimizer):
     """Tables of nn.EmbeddingBag, dense gradients, torch's formulas written out: the same weights after three steps."""
     config = dataclasses.replace(
         TINY, **SMALL, features=("a", "b"), values=(9, 5), bag_sizes=(3, 1), batch_size=12, interaction=interaction,
-        optimizer=optimizer, learning_rate=0.2,
+        optimizer=optimizer, learning_rate=0.2, warmup_steps=0,
     )  # fmt: skip
     job, twin = (dlrm.build(config, "cpu", 1) for _ in range(2))
     table = twin.model.tables.weight.requires_grad_()
@@ -213,7 +213,7 @@ def test_a_step_is_that_of_plain_torch(interaction, optimizer):
 
 
 def test_some_steps_of_tiny_rank_better_than_chance():
-    job = dlrm.build(dataclasses.replace(TINY, learning_rate=0.2, eval_samples=4000), "cpu", 1)
+    job = dlrm.build(dataclasses.replace(TINY, learning_rate=0.2, warmup_steps=0, eval_samples=4000), "cpu", 1)
     batches = job.open(registry.data_folder())
     before = job.evaluate(no_phase)
     losses = [float(job.train_step(batch, no_phase)) for batch in islice(batches, 60)]

