@@ -33,7 +33,7 @@ def refused(name: str) -> str:
 
 
 def test_built_in_names():
-    assert registry.names() == ("llama", "resnet")
+    assert registry.names() == ("llama", "resnet", "bert")
     for name in registry.names():
         assert registry.load(name).NAME == name
     assert (registry.data_folder() / "SOURCES.md").is_file()

@@ -33,6 +33,10 @@ SMALL = {
         "eval_samples": 4,
     },
     "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1), "warmup_epochs": 0.005},
+    "bert": {
+        "batch_size": 8, "width": 32, "depth": 2, "num_heads": 2, "hidden": 64, "vocabulary": 512, "sequence": 32,
+        "masked": 6, "warmup_steps": 4, "learning_rate": 0.02, "eval_samples": 16,
+    },
 }  # fmt: skip
 
 MLLOG_KEYS = {
@@ -45,6 +49,9 @@ MLLOG_KEYS = {
     "resnet": "global_batch_size opt_name gradient_accumulation_steps sgd_opt_base_learning_rate "
     "sgd_opt_end_learning_rate sgd_opt_learning_rate_decay_poly_power sgd_opt_learning_rate_decay_steps "
     "sgd_opt_weight_decay sgd_opt_momentum model_bn_span opt_learning_rate_warmup_epochs",
+    "bert": "global_batch_size opt_base_learning_rate opt_epsilon opt_lamb_epsilon opt_learning_rate_training_steps "
+    "opt_learning_rate_warmup_steps num_warmup_steps start_warmup_step opt_lamb_beta_1 opt_lamb_beta_2 "
+    "opt_lamb_weight_decay_rate gradient_accumulation_steps",
 }
 
 
