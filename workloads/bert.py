@@ -112,7 +112,7 @@ CONFIGS = {
         schedule=Schedule(eval_every_samples=3072, first_eval_samples=3072, max_samples=49_152, max_time_s=600),
         batch_size=32,
         train_samples=50_725,
-        eval_samples=1800,
+        eval_samples=1750,
         data_files=("bible.xz",),
         data="World English Bible, 811,614 words and marks, 7 more books held out",
         warmup_steps=64,
