@@ -356,11 +356,11 @@ class BertJob:
         return total
 
     def _dropout_seed(self, part: int) -> torch.Tensor | None:
-        """Another one for each seed of the job, step and part of the batch."""
+        """Another one for each seed of the job, step and part of the batch: 31, 24 and 8 bits."""
         if not self.config.dropout:
             return None
-        key = (self.seed << 40) + (self.step << 16) + part
-        return torch.full((), key & (2**63 - 1), dtype=torch.int64, device=self.device)
+        key = (self.seed << 32 | self.step << 8 | part) & (2**63 - 1)
+        return torch.full((), key, dtype=torch.int64, device=self.device)
 
     def _precision(self) -> AbstractContextManager[Any]:
         return torch.autocast(self.device, torch.bfloat16) if self.config.autocast else nullcontext()
@@ -413,7 +413,7 @@ class BertJob:
             "max_sequence_length": config.sequence,
             "opt_name": "lamb",
             "opt_base_learning_rate": config.learning_rate,
-            "opt_epsilon": EPSILON,  # rounds up to v3.1
+            "opt_epsilon": EPSILON,  # rounds up to v2.0
             "opt_lamb_epsilon": EPSILON,  # later ones
             "opt_learning_rate_training_steps": self.num_steps,
             "opt_learning_rate_warmup_steps": config.warmup_steps,
