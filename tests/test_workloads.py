@@ -47,10 +47,15 @@ SMALL = {
         "batch_size": 8, "width": 32, "depth": 3, "warmup_steps": 4, "learning_rate": 6e-3,
         "beam": 2, "eval_samples": 8,
     },
+    "bert": {
+        "batch_size": 8, "width": 32, "depth": 2, "num_heads": 2, "hidden": 64, "vocabulary": 512, "sequence": 32,
+        "masked": 6, "warmup_steps": 4, "learning_rate": 0.02, "eval_samples": 16,
+    },
 }  # fmt: skip
 
-# Steps after which the loss must have fallen; ncf has no warm-up, a small rate, and embeddings that start near 0.
-FIRST_STEPS = {"ncf": 80}
+# Steps after which the loss must have fallen: ncf has no warm-up, a small rate, and embeddings that start near 0; LAMB
+# goes a small share of each weight's size in a step, and bert's tiny warms up for 64 steps.
+FIRST_STEPS = {"ncf": 80, "bert": 96}
 
 MLLOG_KEYS = {
     "dlrm": "global_batch_size opt_name opt_base_learning_rate opt_weight_decay opt_learning_rate_warmup_steps "
@@ -70,6 +75,9 @@ MLLOG_KEYS = {
     "gnmt": "global_batch_size max_sequence_length opt_base_learning_rate opt_learning_rate_alt_warmup_func "
     "opt_learning_rate_warmup_steps opt_learning_rate_alt_decay_func opt_learning_rate_decay_factor "
     "opt_learning_rate_decay_interval opt_learning_rate_decay_steps opt_learning_rate_remain_steps",
+    "bert": "global_batch_size opt_base_learning_rate opt_epsilon opt_lamb_epsilon opt_learning_rate_training_steps "
+    "opt_learning_rate_warmup_steps num_warmup_steps start_warmup_step opt_lamb_beta_1 opt_lamb_beta_2 "
+    "opt_lamb_weight_decay_rate gradient_accumulation_steps",
 }
 
 
