@@ -10,7 +10,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +113,7 @@ class Photographs:
         self._paths = [folder / name for name in names]
         self._side, self._pool = side, ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def batches(self, chosen: Iterator[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def batches(self, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """(indices, their images as float32 (B, 3, side, side), 0 to 255); a batch is decoded while one is worked on."""
         ahead: list[tuple[list[int], list[Future[torch.Tensor]]]] = []
         for images in chosen:

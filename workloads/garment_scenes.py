@@ -4,6 +4,7 @@ Real pixels, synthetic layout. A garment is resized, and where it is brighter th
 box is exact: the pixels in which the resized garment is brighter than SEEN. Labels are in COCO's structure.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +33,18 @@ class Layout:
     """Side of the smallest garment image, in pixels: a garment fills most of it in one direction."""
     largest: int
     """Side of the largest."""
+
+
+@dataclass
+class Scenes:
+    """Composed scenes, held on the device."""
+
+    pixels: torch.Tensor
+    """uint8 (N, 1, side, side)."""
+
+    def batches(self, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """(indices, their scenes as float32 (B, 1, side, side), 0 to 255)."""
+        return ((scenes, self.pixels[scenes].float()) for scenes in chosen)
 
 
 def compose(

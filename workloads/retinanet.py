@@ -24,7 +24,7 @@ from perfsuite.kernels.focal_loss import focal_loss
 from perfsuite.workloads import boxes as box
 from perfsuite.workloads.coco import EMPTY, Detections, Evaluation, Photographs, Targets, read_labels
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
-from perfsuite.workloads.garment_scenes import Layout, compose
+from perfsuite.workloads.garment_scenes import Layout, Scenes, compose
 from perfsuite.workloads.resnet import BatchNorm, read_images
 
 NAME = "retinanet"
@@ -295,9 +295,203 @@ class RetinaNetJob:
             yield tuple(part.to(self.device) for part in batch)
 
     def open(self, folder: Path) -> Iterator[Batch]:
-        train, train_labels, test, self.test_labels = read_data(self.config, folder, self.random, self.device)
-        if self.config.backbone:
-            load_backbone(self.model.backbone, folder / self.config.backbone)
-        self.test = test
-        self.evaluation = Evaluation(self.test_labels, self.config.side)
-        return self._batches(train, Targets.of(train_labels, self.config.side, self.config.classes))
+        config = self.config
+        train, train_labels, test, test_labels = read_data(config, folder, self.random, self.device)
+        if config.backbone:
+            load_backbone(self.model.backbone, folder / config.backbone)
+        self.test, self.evaluation = test, Evaluation(test_labels, config.side)
+        return self._batches(train, Targets.of(train_labels, config.side, config.classes), len(train_labels["images"]))
+
+    def _batches(self, images: Scenes | Photographs, targets: Targets, count: int) -> Iterator[Batch]:
+        """Every image once in each epoch, in new order, mirrored half the time."""
+        for chosen, pixels in images.batches(self._order(count)):
+            boxes, classes = targets.padded(chosen, self.config.slots)
+            mirrored = (torch.rand(len(chosen), generator=self.random) < 0.5)[:, None, None]
+            there = boxes[..., [2, 1, 0, 3]] * torch.tensor([-1.0, 1.0, -1.0, 1.0])
+            there[..., ::2] += self.config.side
+            boxes = torch.where(mirrored, there, boxes)
+            pixels = torch.where(mirrored[..., None].to(pixels.device), pixels.flip(-1), pixels)
+            yield self._standardise(pixels), boxes.to(self.device), classes.to(self.device)
+
+    def _order(self, count: int) -> Iterator[list[int]]:
+        queue = torch.empty(0, dtype=torch.int64)
+        while True:
+            while len(queue) < self.config.batch_size:
+                queue = torch.cat((queue, torch.randperm(count, generator=self.random)))
+            chosen, queue = queue[: self.config.batch_size], queue[self.config.batch_size :]
+            yield chosen.tolist()
+
+    def _standardise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """float32 (B, C, S, S), 0 to 255, to the same in channels_last, with mean 0 and deviation 1 in training."""
+        return ((pixels.to(self.device) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+
+    def train_step(self, batch: Batch, phase: Phase) -> torch.Tensor:
+        self.model.train()
+        size = len(batch[0])
+        total = torch.zeros((), device=self.device)
+        for part in zip(*(tensor.split(self.config.micro_batch or size) for tensor in batch), strict=True):
+            with phase("forward"):
+                loss = self._loss(*part) / size
+            with phase("backward"):
+                loss.backward()
+                total += loss.detach()
+        with phase("optimizer"):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._learning_rate()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.step += 1
+        return total
+
+    def _loss(self, images: torch.Tensor, boxes: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        """Of all images together; of an image: focal loss and L1 loss of offsets, by the number of anchors with a box."""
+        with torch.no_grad():
+            pairs = zip(boxes, classes != EMPTY, strict=True)
+            found = torch.stack([box.match(self.anchors, some, valid) for some, valid in pairs])
+            hit, which = found >= 0, found.clamp_min(0)
+            target = torch.where(hit, classes.gather(1, which), found)  # the op's codes are those of match()
+            wanted = box.encode(boxes.gather(1, which[..., None].expand(-1, -1, 4)), self.anchors)
+            hits = hit.sum(1).clamp_min(1).float()
+        with self._precision():
+            logits, offsets = self.model(images)
+        # An image at a time: each has a normalizer of its own.
+        of_classes = [
+            focal_loss(*image, alpha=ALPHA, gamma=GAMMA, normalizer=many)
+            for *image, many in zip(logits.unbind(), target.unbind(), hits.unbind(), strict=True)
+        ]
+        of_boxes = ((offsets.float() - wanted).abs().sum(-1) * hit).sum(1) / hits
+        return torch.stack(of_classes).sum() + of_boxes.sum()
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device, torch.bfloat16) if self.config.autocast else nullcontext()
+
+    def _learning_rate(self) -> float:
+        """Of this step: from warmup_factor of it up in a line, then constant."""
+        done = min(1.0, self.step / self.warmup_steps) if self.warmup_steps else 1.0
+        return self.config.learning_rate * (self.config.warmup_factor * (1 - done) + done)
+
+    @torch.no_grad()
+    def evaluate(self, phase: Phase) -> float:
+        self.model.eval()
+        chosen = torch.arange(self.config.eval_samples).split(self.config.eval_batch)
+        found: list[Detections] = []
+        for images, pixels in self.test.batches(part.tolist() for part in chosen):
+            with self._precision():
+                logits, offsets = self.model(self._standardise(pixels))
+            found += self._detections(images, logits.float().sigmoid(), offsets.float())
+        return self.evaluation.average_precision(found)
+
+    def _detections(self, images: list[int], scores: torch.Tensor, offsets: torch.Tensor) -> list[Detections]:
+        """The best of scores (B, A, classes): the best of each level, then without those that a better one covers."""
+        best, places, start = [], [], 0
+        for anchors in self.levels:
+            level = scores[:, start : start + anchors].flatten(1)
+            top, place = level.topk(min(self.config.candidates, level.shape[1]))
+            best.append(top)
+            places.append(place + start * self.config.classes)
+            start += anchors
+        best, order = torch.cat(best, 1).sort(descending=True)
+        places = torch.cat(places, 1).gather(1, order)
+        valid = best > SCORE_THRESHOLD
+        room = int(valid.sum(1).amax())
+        best, places, valid = best[:, :room], places[:, :room], valid[:, :room]
+        anchor, classes = places // self.config.classes, places % self.config.classes
+        chosen = offsets.gather(1, anchor[..., None].expand(-1, -1, 4))
+        boxes = box.decode(chosen, self.anchors[anchor]).clamp(0, self.config.side)
+        stays = box.non_maximum_suppression(boxes, classes, valid, NMS_THRESHOLD) if room else valid
+        stays &= stays.cumsum(1) <= self.config.detections
+        parts = zip(images, boxes.cpu(), best.cpu(), classes.cpu(), stays.cpu(), strict=True)
+        return [Detections(image, b[keep], s[keep], c[keep]) for image, b, s, c, keep in parts]
+
+    def state(self) -> Any:
+        return copy.deepcopy(
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "random": self.random.get_state(),
+                "rng": torch.get_rng_state(),
+            }
+        )
+
+    def restore(self, state: Any) -> None:
+        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.zero_grad()
+        self.step = state["step"]
+        self.random.set_state(state["random"])
+        torch.set_rng_state(state["rng"])
+
+    def log_values(self) -> dict[str, Any]:
+        config = self.config
+        micro_batch = config.micro_batch or config.batch_size
+        return {
+            "lowest_numerical_precision_in_linear": "bfloat16" if config.autocast else "fp32",
+            "lowest_numerical_precision_in_comm": "fp32",
+            "micro_batch_size": micro_batch,
+            "gradient_accumulation_steps": math.ceil(config.batch_size / micro_batch),
+            "config_filename": Path(__file__).name,
+            "global_batch_size": config.batch_size,
+            "opt_name": "adam",
+            "opt_base_learning_rate": config.learning_rate,
+            "opt_weight_decay": 0.0,
+            "opt_learning_rate_warmup_epochs": config.warmup_epochs,
+            "opt_learning_rate_warmup_factor": config.warmup_factor,
+        }
+
+
+Data = tuple["Scenes | Photographs", dict[str, Any], "Scenes | Photographs", dict[str, Any]]
+
+
+def read_data(config: Config, folder: Path, random: torch.Generator, device: str) -> Data:
+    """Training images and their labels, then the same for evaluation. Raises FileNotFoundError where a file is missing.
+
+    Scenes for training are laid out by `random`, those for evaluation always alike; no garment is in both.
+    """
+    if config.layout:
+        train, train_classes, test, test_classes = read_images([folder / name for name in config.data_files])
+        fixed = torch.Generator().manual_seed(EVALUATION_SEED)
+        found = []
+        for garments, classes, count, generator in (
+            (train, train_classes, config.train_samples, random), (test, test_classes, config.eval_samples, fixed)
+        ):  # fmt: skip
+            pixels, labels = compose(garments, classes, GARMENTS, count, config.layout, generator, device)
+            found += [Scenes(pixels), labels]
+        return tuple(found)
+    found = []
+    for part in ("train", "validation"):
+        labels = read_labels(folder / part / "labels" / "openimages-mlperf.json")
+        found += [Photographs(labels, folder / part / "data", config.side, config.loader_threads), labels]
+    return tuple(found)
+
+
+def load_backbone(backbone: Backbone, path: Path) -> None:
+    """Fill the backbone from a state dict of a whole classifier, as torchvision publishes them.
+
+    Raises FileNotFoundError where it is missing and ValueError where it is of another network, in one line.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: the backbone starts from weights that were trained on ImageNet")
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = {name: value for name, value in content.items() if not name.startswith("fc.")}
+    wanted = backbone.state_dict()
+    wrong = sorted(
+        name for name in wanted if getattr(content.get(name), "shape", None) != wanted[name].shape
+    )  # fmt: skip
+    if wrong:
+        raise ValueError(f"{path} is not this backbone's: {len(wrong)} of {len(wanted)} tensors differ, {wrong[0]} first")
+    backbone.load_state_dict({name: content[name] for name in wanted})
+
+
+def rescaled(config: Config, batch_size: int) -> Config:
+    """With another batch size; Adam's learning rate goes with its square root (Malladi et al. 2022, arXiv 2205.10287)."""
+    rate = config.learning_rate * math.sqrt(batch_size / config.batch_size)
+    most = math.ceil(config.schedule.max_samples / batch_size) * batch_size
+    schedule = replace(config.schedule, max_samples=most)
+    return replace(config, batch_size=batch_size, learning_rate=rate, schedule=schedule)
+
+
+def build(config: Config, device: str, seed: int) -> RetinaNetJob:
+    """A network with fresh weights; the seed decides the weights, the scenes, their order and which are mirrored."""
+    return RetinaNetJob(config, device, seed)
