@@ -33,6 +33,10 @@ SMALL = {
         "eval_samples": 4,
     },
     "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1), "warmup_epochs": 0.005},
+    "retinanet": {
+        "batch_size": 4, "train_samples": 64, "eval_samples": 8, "eval_batch": 4, "blocks": (1, 1, 1), "stem": 8,
+        "width": 8, "pyramid": 16, "depth": 1, "learning_rate": 2e-3, "warmup_epochs": 0.1,
+    },
 }  # fmt: skip
 
 MLLOG_KEYS = {
@@ -45,6 +49,8 @@ MLLOG_KEYS = {
     "resnet": "global_batch_size opt_name gradient_accumulation_steps sgd_opt_base_learning_rate "
     "sgd_opt_end_learning_rate sgd_opt_learning_rate_decay_poly_power sgd_opt_learning_rate_decay_steps "
     "sgd_opt_weight_decay sgd_opt_momentum model_bn_span opt_learning_rate_warmup_epochs",
+    "retinanet": "global_batch_size opt_name opt_base_learning_rate opt_weight_decay opt_learning_rate_warmup_epochs "
+    "opt_learning_rate_warmup_factor gradient_accumulation_steps",
 }
 
 

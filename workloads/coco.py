@@ -108,13 +108,13 @@ class Photographs:
         missing = [name for name in names if name not in there]
         if missing:
             raise FileNotFoundError(
-                f"{folder} lacks {len(missing)} of the {len(names)} images that its label file names: {missing[0]} first"
+                f"{folder} lacks {len(missing)} of the {len(names)} images that its labels name, {missing[0]} first"
             )
         self._paths = [folder / name for name in names]
         self._side, self._pool = side, ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
     def batches(self, chosen: Iterable[list[int]]) -> Iterator[tuple[list[int], torch.Tensor]]:
-        """(indices, their images as float32 (B, 3, side, side), 0 to 255); a batch is decoded while one is worked on."""
+        """(indices, their images as float32 (B, 3, side, side), 0 to 255); the next batch is decoded meanwhile."""
         ahead: list[tuple[list[int], list[Future[torch.Tensor]]]] = []
         for images in chosen:
             ahead.append((images, [self._pool.submit(self._read, image) for image in images]))

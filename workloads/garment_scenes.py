@@ -48,7 +48,7 @@ class Scenes:
 
 
 def compose(
-    garments: torch.Tensor, classes: torch.Tensor, names: tuple[str, ...], count: int, layout: Layout,
+    garments: torch.Tensor, classes: torch.Tensor, names: list[str], count: int, layout: Layout,
     random: torch.Generator, device: str,
 ) -> tuple[torch.Tensor, dict[str, Any]]:  # fmt: skip
     """Scenes, uint8 (count, 1, side, side) on the device, and their labels in COCO's structure.
@@ -107,10 +107,8 @@ def _some(
     return scenes.round().byte(), chosen.where(there, -1), found
 
 
-def _draw(
-    garments: torch.Tensor, corners: torch.Tensor, sizes: torch.Tensor, side: int, device: str
-) -> torch.Tensor:
-    """Garments uint8 (B, 28, 28), each resized to its size (B, 1) with its corner (B, 2) at a pixel: (B, 1, side, side)."""
+def _draw(garments: torch.Tensor, corners: torch.Tensor, sizes: torch.Tensor, side: int, device: str) -> torch.Tensor:
+    """Garments uint8 (B, 28, 28), each of its size (B, 1) and with its corner (B, 2) at a pixel: (B, 1, side, side)."""
     centres = torch.arange(side) + 0.5
     x, y = (2 * (centres - corners[:, axis, None]) / sizes - 1 for axis in (0, 1))
     grid = torch.stack((x[:, None].expand(-1, side, -1), y[:, :, None].expand(-1, -1, side)), -1)
