@@ -51,15 +51,15 @@ class Config(Basics):
     """Of the square input, in pixels."""
     channels: int = 1
     """Of the input: 1 for grey, 3 for colours."""
-    mean: tuple[float, ...] = (0.12,)
+    mean: tuple[float, ...] = (0.18,)
     """Of the training pixels, a channel each, as shares of full white."""
-    std: tuple[float, ...] = (0.2,)
+    std: tuple[float, ...] = (0.23,)
     """Deviation of the training pixels, likewise."""
     classes: int = 5
     """Categories of objects."""
     names: tuple[str, ...] = KINDS
     """Name of each class of garments in composed scenes; those of one name are one category."""
-    layout: Layout | None = Layout(side=64, most=4, smallest=18, largest=36)
+    layout: Layout | None = None
     """Of composed scenes; None for image files in COCO's format."""
     blocks: tuple[int, ...] = (1, 1, 1)
     """Bottlenecks in each stage; every stage but the first halves height and width."""
@@ -110,6 +110,7 @@ CONFIGS = {
         eval_samples=400,
         data_files=("fashion_mnist_0.xz",),
         data="scenes of 1 to 4 garments of Fashion-MNIST: real pixels, synthetic layout",
+        layout=Layout(side=64, most=4, smallest=18, largest=36),
     ),
     "gpu": Config(
         target=Target("average precision", "COCO AP at IoU 0.50 to 0.95", 0.60, higher_is_better=True),
@@ -120,6 +121,8 @@ CONFIGS = {
         data_files=tuple(f"fashion_mnist_{part}.xz" for part in range(4)),
         data="scenes of 1 to 8 garments of Fashion-MNIST: real pixels, synthetic layout",
         side=192,
+        mean=(0.16,),
+        std=(0.21,),
         classes=10,
         names=GARMENTS,
         layout=Layout(side=192, most=8, smallest=20, largest=80),
