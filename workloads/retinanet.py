@@ -93,7 +93,7 @@ class Config(Basics):
     """Best detections of each level that non-maximum suppression sees, at most."""
     detections: int = 20
     """Best detections of an image that are evaluated, at most."""
-    eval_batch: int = 100
+    eval_batch: int = 120
     """Images that are evaluated together."""
     loader_threads: int = 8
     """Threads that decode image files."""
@@ -104,10 +104,10 @@ class Config(Basics):
 CONFIGS = {
     "tiny": Config(
         target=Target("average precision", "COCO AP at IoU 0.50 to 0.95", 0.40, higher_is_better=True),
-        schedule=Schedule(eval_every_samples=1152, first_eval_samples=1152, max_samples=32_256, max_time_s=600),
+        schedule=Schedule(eval_every_samples=1280, first_eval_samples=1280, max_samples=32_000, max_time_s=600),
         batch_size=16,
         train_samples=4096,
-        eval_samples=400,
+        eval_samples=360,
         data_files=("fashion_mnist_0.xz",),
         data="scenes of 1 to 4 garments of Fashion-MNIST: real pixels, synthetic layout",
         layout=Layout(side=64, most=4, smallest=18, largest=36),
