@@ -51,6 +51,10 @@ SMALL = {
         "batch_size": 8, "width": 32, "depth": 2, "num_heads": 2, "hidden": 64, "vocabulary": 512, "sequence": 32,
         "masked": 6, "warmup_steps": 4, "learning_rate": 0.02, "eval_samples": 16,
     },
+    "retinanet": {
+        "batch_size": 4, "train_samples": 64, "eval_samples": 8, "eval_batch": 4, "blocks": (1, 1, 1), "stem": 8,
+        "width": 8, "pyramid": 16, "depth": 1, "learning_rate": 2e-3, "warmup_epochs": 0.1,
+    },
 }  # fmt: skip
 
 # Steps after which the loss must have fallen: ncf has no warm-up, a small rate, and embeddings that start near 0; LAMB
@@ -78,6 +82,8 @@ MLLOG_KEYS = {
     "bert": "global_batch_size opt_base_learning_rate opt_epsilon opt_lamb_epsilon opt_learning_rate_training_steps "
     "opt_learning_rate_warmup_steps num_warmup_steps start_warmup_step opt_lamb_beta_1 opt_lamb_beta_2 "
     "opt_lamb_weight_decay_rate gradient_accumulation_steps",
+    "retinanet": "global_batch_size opt_name opt_base_learning_rate opt_weight_decay opt_learning_rate_warmup_epochs "
+    "opt_learning_rate_warmup_factor gradient_accumulation_steps",
 }
 
 

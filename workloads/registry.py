@@ -9,7 +9,7 @@ from types import ModuleType
 
 from perfsuite.workloads.contract import Basics
 
-BUILT_IN = ("llama", "resnet", "ncf", "dlrm", "transformer", "gnmt", "bert")
+BUILT_IN = ("llama", "resnet", "ncf", "dlrm", "transformer", "gnmt", "bert", "retinanet")
 ASK = f"give one of {', '.join(BUILT_IN)}, or the path of a .py file"
 PROMISED = ("NAME", "MLPERF", "CONFIGS", "build")
 
