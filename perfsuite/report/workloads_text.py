@@ -47,7 +47,9 @@ def table(listed: list[dict[str, Any]]) -> Table:
     out = Table(box=None, pad_edge=False, header_style="dim")
     for name, ratio in (("workload", None), ("area", 3), ("scale", None), ("target", 6), ("data", 6),
                         ("time to train here", 4)):  # fmt: skip
-        out.add_column(name, ratio=ratio, overflow="fold", no_wrap=ratio is None)
+        # As wide as the longest word of an area.
+        out.add_column(name, ratio=ratio, min_width=15 if name == "area" else None, overflow="fold",
+                       no_wrap=ratio is None)  # fmt: skip
     out.expand = True
     before = None
     for row in listed:
