@@ -45,11 +45,10 @@ def rows(modules: list[Any], scored: list[dict[str, Any]]) -> list[dict[str, Any
 def table(listed: list[dict[str, Any]]) -> Table:
     """The rows as a table of under 120 columns; the area and what it follows are said once for a workload."""
     out = Table(box=None, pad_edge=False, header_style="dim")
-    for name, ratio in (("workload", None), ("area", 3), ("scale", None), ("target", 6), ("data", 6),
-                        ("time to train here", 4)):  # fmt: skip
-        # As wide as the longest word of an area.
-        out.add_column(name, ratio=ratio, min_width=15 if name == "area" else None, overflow="fold",
-                       no_wrap=ratio is None)  # fmt: skip
+    out.add_column("workload", no_wrap=True)
+    out.add_column("area", width=15, overflow="fold")  # its longest word
+    for name, ratio in (("scale", None), ("target", 6), ("data", 6), ("time to train here", 4)):
+        out.add_column(name, ratio=ratio, overflow="fold", no_wrap=ratio is None)
     out.expand = True
     before = None
     for row in listed:
