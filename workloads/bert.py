@@ -100,7 +100,20 @@ def eval_interval_samples(batch_size: int) -> int:
     return (23023 * batch_size + 300_000_000) // 2000 // 25_000 * 25_000
 
 
-# How tiny was chosen. TODO
+# How tiny was chosen. Words, as naming pieces of them would be spelling; 1,024 ids, of which 11 % of the held-out text
+# is [UNK]. Always saying "the" gives 0.082. Over seeds 1 to 20 the mean accuracy after 3,072, 6,144, ... samples is
+# 0.09, 0.12, 0.16, 0.19, 0.22, 0.24, 0.25, 0.26, 0.27, 0.28. The bends are at 6,144, where attention begins to find a
+# word's neighbours, and near 0.24; the target lies past both, while an evaluation still gains 0.007 and seeds differ by
+# 0.005 (standard deviation); 49,152 samples reach 0.31 (one seed). All 20 seeds reach it, after 30,720 to 36,864
+# samples, 10 to 12 evaluations (bert.rcp.json), in 31 s of CPU time each, of which evaluating took 12 % and opening the
+# data 4 % (one seed). A run to the target sees 0.7 epochs of windows drawn at random, so there is no dropout.
+# Short sequences, more masks and larger weights are what make it learn in half a minute. 5 of 16 tokens are masked in
+# training (31 %, where BERT has 15 %), 2 in evaluation. Attention to all of 16 tokens alike is not far from attention
+# to the nearest: sequences of 32 were at 0.13 after as many tokens as took those of 16 to 0.21. With weights of 0.02 at
+# this width and peaks of 2e-2 and 3e-2 it was still at 0.16 or less when it was stopped, after 8,192 samples of 32 or
+# more. Peaks of 5e-3, 6e-3 and 8e-3 gave 0.21, 0.22 and 0.23 after 16,384 samples, 1.2e-2 was at 0.10 after 12,288;
+# sinusoids as first positions changed nothing (one seed each, the initial weights of `down` half as large).
+# 1,750 windows: with 1,800 two would be in the training text, once their rare words are [UNK].
 # How gpu was chosen: by estimate. It was not run on a GPU; its target, schedule and learning rate are not measured.
 # mlperf is the benchmark of rounds v1.0 to v5.0: its rules fix model, data, target, evaluations and runs; the batch
 # size, learning rate, steps and betas are free, and are those of the reference's convergence points for 256 samples
