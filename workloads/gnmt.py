@@ -80,13 +80,13 @@ class Config(Basics):
     """Whether matrix products and LSTMs run in bf16."""
 
 
-# How tiny was chosen. Over seeds 1 to 20 the mean phoneme error rate after 2,400, 4,800, ... samples is 0.78, 0.61, 0.44,
-# 0.35, 0.29, 0.24, 0.21, 0.19, 0.18, 0.176, 0.164. The bend is at 0.2; the target lies past it, where an evaluation
-# still gains 0.01. All 20 seeds reach it, after 21,600 to 28,800 samples, 16 of them after 26,400: 9 to 12 evaluations
-# (gnmt.rcp.json), a quarter of the training words; evaluating took 12 % of the processor's time. One seed each, with
-# three layers: weights that begin within 0.1, as in the wide network, leave the encoder unread for long, 0.76 after
-# 14,400 samples where 0.2 gave 0.26 and 0.3 gave 0.24; without a decay until 28,800 the last evaluations are noisy,
-# with one every 150 steps 0.160 is the end; a dropout of 0.2 needs some 2,000 samples more.
+# How tiny was chosen. Over seeds 1 to 20 the mean phoneme error rate after 2,400, 4,800, ... samples is 0.78, 0.61,
+# 0.44, 0.35, 0.29, 0.24, 0.21, 0.19, 0.18, 0.176, 0.164. The bend is at 0.2; the target lies past it, where an
+# evaluation still gains 0.01. All 20 seeds reach it, after 21,600 to 28,800 samples, 15 of them after 26,400: 9 to 12
+# evaluations (gnmt.rcp.json), a quarter of the training words; evaluating took 12 % of the processor's time. One seed
+# each, with three layers: weights that begin within 0.1, as in the wide network, leave the encoder unread for long,
+# 0.76 after 14,400 samples where 0.2 gave 0.26 and 0.3 gave 0.24; without a decay until 28,800 the last evaluations are
+# noisy, and with one every 150 steps 0.160 is the end.
 CONFIGS = {
     "tiny": Config(
         target=Target(PHONEME_ERROR_RATE, "share of phonemes", 0.17, higher_is_better=False),
