@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 from perfsuite.mlperf import official_files, restricted
@@ -94,7 +93,7 @@ class _Messages:
         self.warnings: dict[str, str] = {}
 
 
-# -- lines --------------------------------------------------------------------------------------------------------------
+# -- lines -------------------------------------------------------------------------------------------------------------
 
 
 def _read(data: bytes, ruleset: str) -> tuple[list[Line], list[str]]:
@@ -135,7 +134,7 @@ def _parse_v06(number: int, text: str) -> Line:
     return Line(text, float(found[1]), found[2], json.loads(found[3]), number)
 
 
-# -- rules --------------------------------------------------------------------------------------------------------------
+# -- rules -------------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -172,7 +171,7 @@ def _checks(tests: list[str] | str) -> tuple[tuple[str, restricted.Evaluate], ..
     return tuple((test, restricted.expression(test)) for test in ([tests] if isinstance(tests, str) else tests))
 
 
-# -- one rule file over all lines -----------------------------------------------------------------------------------------
+# -- one rule file over all lines --------------------------------------------------------------------------------------
 
 
 def _apply(rules: _Rules, lines: list[Line], said: _Messages, waiting: list[str]) -> None:

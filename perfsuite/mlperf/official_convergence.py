@@ -1,6 +1,6 @@
 """What the official convergence checker reads from the logs of one folder, and its answer.
 
-It finds keys by looking for their names anywhere in a line, and takes the last evaluation before run_stop; so does this.
+It looks for the names of keys anywhere in a line, and takes the last evaluation before run_stop; so does this.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The small language of the official rule files, read as data: parsed, held to a list of what may occur, never executed.
+"""The small language of the official rule files, read as data: parsed, held to what may occur, never executed.
 
 The official checker's rules are Python expressions and assignments in YAML, which it runs with eval and exec. Here they
 become closures over a dict of names; whatever is not on the lists below is refused when a rule file is read.
@@ -75,7 +75,8 @@ def _statement(node: ast.stmt) -> Callable[[Names], Any]:
             over, inside = _expression(iterable), _block(body)
 
             def loop(names: Names) -> None:
-                for names[name] in list(over(names)):
+                for item in list(over(names)):
+                    names[name] = item
                     inside(names)
 
             return loop
