@@ -178,7 +178,7 @@ def lowest_mean(point: Point, num_runs: int) -> float:
 
 
 def _p_value(mean: float, point: Point, n_submission: int) -> float:
-    """One-sided p of Student's t-test of equal variances, from summary statistics, in the order of scipy's arithmetic."""
+    """One-sided p of Student's t-test of equal variances from summary statistics, in scipy's order of arithmetic."""
     from scipy.special import stdtr  # imported here: only this check needs it
 
     n1, n2, variance = point.num_kept, n_submission, point.stdev**2

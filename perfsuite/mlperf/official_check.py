@@ -63,25 +63,27 @@ class _Crash(Exception):
 
 def check(data: bytes, usage: str, ruleset: str) -> Answer:
     """The official answer on the content of one log. Raises ValueError for a ruleset that the package lacks."""
+    return check_lines(data, usage, ruleset)[0]
+
+
+def check_lines(data: bytes, usage: str, ruleset: str) -> tuple[Answer, list[Line]]:
+    """The answer and the lines it stands on. Raises ValueError for a ruleset that the package lacks."""
     official_files.rule_folder(usage, ruleset)
-    try:
-        return _check(data, usage, ruleset)
-    except _Crash as crash:
-        return Answer(False, crashed=str(crash))
-
-
-def _check(data: bytes, usage: str, ruleset: str) -> Answer:
     said = _Messages()
-    lines, faults = _read(data, ruleset)
-    if faults:
-        said.always.append("Log lines had parsing errors.")
-    if not lines:
-        said.always.append("No log lines detected")
-    waiting = [f"{usage}_{ruleset}/common.yaml"]
-    while waiting:
-        _apply(_rules(waiting.pop(0)), lines, said, waiting)
+    try:
+        lines, faults = _read(data, ruleset)
+        read = list(lines)  # rules may add lines of their own
+        if faults:
+            said.always.append("Log lines had parsing errors.")
+        if not lines:
+            said.always.append("No log lines detected")
+        waiting = [f"{usage}_{ruleset}/common.yaml"]
+        while waiting:
+            _apply(_rules(waiting.pop(0)), lines, said, waiting)
+    except _Crash as crash:
+        return Answer(False, crashed=str(crash)), []
     messages = [*said.by_key.values(), *said.always]
-    return Answer(not messages, messages, list(said.warnings.values()))
+    return Answer(not messages, messages, list(said.warnings.values())), read
 
 
 class _Messages:

@@ -1,6 +1,6 @@
 """MLPerf log lines of all rounds, found in whatever else a log holds.
 
-    v0.5    :::MLPv0.5.0 resnet 1541710560.417 (train.py:12) run_start: {"value": 1}    (or other JSON, or text)
+    v0.5    :::MLPv0.5.0 resnet 1541710560.417 (train.py:12) run_start: {"value": 1}    or other JSON, text
     v0.6    :::MLL 1556733699.71 run_start: {"value": null, "metadata": {...}}
     v0.7+   :::MLLOG {"time_ms": 1593032426123, "event_type": ..., "key": ..., "value": ..., "metadata": {...}}
 """

@@ -1,4 +1,4 @@
-"""Folders of logs, in whatever tree they lie: one folder, a submission, a whole round's repository, or a record of ours.
+"""Folders of logs, in whatever tree they lie: one folder, a submission, a round's repository, or a record of ours.
 
 A submission has results/<system>/<benchmark>/result_<i>.txt under the organisation's name; the HPC suite has
 results/<system>/strong|weak/<benchmark>/ (training_policies, "Submission structure").
