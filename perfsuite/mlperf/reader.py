@@ -58,8 +58,13 @@ class Log:
 
 def read(path: Path) -> Log:
     """All log lines of a file. Raises ValueError, in one line, where the file cannot be opened."""
+    return read_content(path, content(path))
+
+
+def read_content(path: Path, data: bytes) -> Log:
+    """All log lines of a file whose bytes are at hand."""
     log = Log(path)
-    for number, text in lines(content(path)):
+    for number, text in lines(data):
         _parse(log, number, text)
     return log
 
