@@ -6,6 +6,7 @@ summarizer takes the mean power between the start and the stop of the measuremen
 """
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from perfsuite.mlperf import reader
@@ -66,7 +67,7 @@ def _node(path: Path, start_ms: float, stop_ms: float) -> _Node:
             efficiency = float(entry.value)
     readings.sort(key=lambda reading: reading[0])
     joules = covered_ms = longest_ms = 0.0
-    for (before_ms, _), (at_ms, power_w) in zip(readings, readings[1:], strict=False):
+    for (before_ms, _), (at_ms, power_w) in pairwise(readings):
         inside_ms = min(at_ms, stop_ms) - max(before_ms, start_ms)
         if power_w is None or inside_ms <= 0:
             continue

@@ -14,7 +14,7 @@ from typing import Any
 
 _TOKEN = b":::ML"
 _LINE_END = re.compile(rb"[\r\n]")
-_V05 = re.compile(r":::MLPv(?P<version>[\d.]+) (?P<benchmark>\S+) (?P<seconds>[\d.]+) \((?P<file>.*?):(?P<lineno>\d+)\) "
+_V05 = re.compile(r":::MLPv[\d.]+ (?P<benchmark>\S+) (?P<seconds>[\d.]+) \((?P<file>.*?):(?P<lineno>\d+)\) "
                   r"(?P<key>[^:\s]+)(?:\s*:\s?(?P<value>.*))?$", re.DOTALL)  # fmt: skip
 _V06 = re.compile(r":::MLL (?P<seconds>[\d.]+) (?P<key>\w+)\s*:\s+(?P<value>.+)$", re.ASCII | re.DOTALL)
 _V07 = ":::MLLOG "

@@ -5,6 +5,8 @@ Source: training_policies, "Benchmark Results" and "Deprecated benchmarks result
 
 from dataclasses import dataclass
 
+from perfsuite.mlperf import official_files
+
 NUM_RUNS = {
     "bert": 10, "dlrm": 5, "dlrm_dcnv2": 10, "dlrmv4": 10, "gnmt": 10, "gpt3": 3, "maskrcnn": 5, "minigo": 10,
     "resnet": 5, "ssd": 5, "retinanet": 5, "stable_diffusion": 10, "transformer": 10, "ncf": 50, "rnnt": 10,
@@ -44,3 +46,8 @@ def parse(text: str, usage: str = "training") -> Round:
 def dropped(benchmark: str | None) -> int:
     """Runs that an olympic mean drops at each end, and how many of a result may fail to converge."""
     return 4 if benchmark == "unet3d" else 1
+
+
+def refuse_unknown(played: Round) -> None:
+    """Raises ValueError, in one line, for a round that there are no rules of."""
+    official_files.rule_folder(played.usage, played.ruleset)

@@ -7,6 +7,7 @@ Times are in seconds.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from perfsuite.mlperf import rounds
@@ -99,7 +100,7 @@ def _grid_s(runs: list[Run]) -> float:
     gaps = []
     for run in runs:
         times_ms = sorted({e.time_ms for e in run.log.evaluations})
-        gaps += [(b - a) / 1e3 for a, b in zip(times_ms, times_ms[1:], strict=False)]
+        gaps += [(b - a) / 1e3 for a, b in pairwise(times_ms)]
     return sorted(gaps)[len(gaps) // 2] if gaps else 0.0
 
 
