@@ -37,7 +37,8 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
         rounds.refuse_unknown(played)
 
     def scored(where: Path) -> list[dict[str, Any]]:
-        return [folder_score.score(folder, played) for folder in track(results.find(where), "scoring", console=Console(stderr=True), transient=True)]
+        folders = track(results.find(where), "scoring", console=Console(stderr=True), transient=True)
+        return [folder_score.score(folder, played) for folder in folders]
 
     found = scored(path)
     others = scored(against) if against else []

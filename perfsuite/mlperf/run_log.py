@@ -25,6 +25,8 @@ class Evaluation:
     """Samples or epochs seen by then."""
     unit: str | None
     """Name of the metadata that said so, e.g. "samples_count"."""
+    metric: str | None
+    """Which of several metrics of a benchmark."""
 
 
 @dataclass(slots=True)
@@ -127,7 +129,8 @@ def _evaluation(entry: Entry) -> Evaluation:
     if isinstance(value, dict) and "value" in value:  # v0.5: {"epoch": 3, "value": 0.63}
         where, value = {**where, **value}, value["value"]
     unit = next((name for name in _UNITS if _is_number(where.get(name))), None)
-    return Evaluation(entry.line, entry.time_ms, value, float(where[unit]) if unit else None, unit)
+    return Evaluation(entry.line, entry.time_ms, value, float(where[unit]) if unit else None, unit,
+                      _text(where.get("metric")))  # fmt: skip
 
 
 def _is_number(value: Any) -> bool:
