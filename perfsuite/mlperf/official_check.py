@@ -14,6 +14,7 @@ from typing import Any
 
 from perfsuite.mlperf import official_files, restricted
 
+_MOST_FILES = 20
 _LINE_V06 = re.compile(r"^:::MLL ([\d\.]+) ([A-Za-z0-9_]+) ?:\s+(.+)$")
 
 
@@ -78,7 +79,11 @@ def check_lines(data: bytes, usage: str, ruleset: str) -> tuple[Answer, list[Lin
         if not lines:
             said.always.append("No log lines detected")
         waiting = [f"{usage}_{ruleset}/common.yaml"]
+        applied = 0
         while waiting:
+            applied += 1
+            if applied > _MOST_FILES:  # a benchmark called "common" sends the official checker round and round
+                raise _Crash("no end: the log makes it apply the same rule files for ever")
             _apply(_rules(waiting.pop(0)), lines, said, waiting)
     except _Crash as crash:
         return Answer(False, crashed=str(crash)), []

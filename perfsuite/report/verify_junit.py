@@ -39,4 +39,5 @@ def _official(one: dict[str, Any]) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    return "".join(letter for letter in text if letter in "\t\n" or (letter >= " " and letter not in "\x7f\ufffe\uffff"))
+    allowed = (letter for letter in text if letter in "\t\n" or (letter >= " " and letter not in "\x7f\ufffe\uffff"))
+    return "".join(allowed)

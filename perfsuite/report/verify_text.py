@@ -99,8 +99,8 @@ def differences(found: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> Ren
     for one, parting in found:
         if not parting:
             continue
-        parts.append(Text(f"{one['label']}: valid by the rules text: {'yes' if one['valid'] else 'no'}, by the official "
-                          f"checkers: {_yes(one)}"))  # fmt: skip
+        parts.append(Text(f"{one['label']}: valid by the rules text: {'yes' if one['valid'] else 'no'}, by the "
+                          f"official checkers: {_yes(one)}"))  # fmt: skip
         seen: dict[str, int] = {}
         for finding in parting:
             seen[finding["text"]] = seen.get(finding["text"], 0) + 1
