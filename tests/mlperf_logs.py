@@ -85,9 +85,9 @@ def submission(root: Path, runs: list[list[Event]], *, system: str = "box", desc
     for i, events in enumerate(runs):
         write(root / "results" / system / "llama31_8b" / f"result_{i}.txt", events)
     (root / "benchmarks" / "llama31_8b" / "implementations" / "ours").mkdir(parents=True)
-    description = dict.fromkeys(FIELDS, "x") | {"division": "closed", "status": "Available on-premise", "submitter":
-                                                "Acme", "system_name": system, "number_of_nodes": "1",
-                                                "accelerators_per_node": "1"}  # fmt: skip
+    told = {"division": "closed", "status": "Available on-premise", "submitter": "Acme", "system_name": system,
+            "number_of_nodes": "1", "accelerators_per_node": "1", "host_processors_per_node": "1"}  # fmt: skip
+    description = dict.fromkeys(FIELDS, "x") | told
     (root / "systems").mkdir()
     (root / "systems" / f"{system}.json").write_text(json.dumps(description | (described or {})))
     return root
