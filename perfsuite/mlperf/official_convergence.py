@@ -110,10 +110,13 @@ def check(logs: list[Submitted], usage: str, ruleset: str, mode: str = "official
     drop = drop_of(benchmark)
     if sum(not log.converged for log in logs) > drop:
         return Convergence(mode, False, "Insufficient convergence")
-    return convergence.check(
-        reference, first.batch_size, [log.units for log in logs], num_runs=NUM_RUNS[usage][benchmark], drop=drop,
-        mode=mode, earlier_by=earlier_by(benchmark, ruleset, mode),
-    )  # fmt: skip
+    try:
+        return convergence.check(
+            reference, first.batch_size, [log.units for log in logs], num_runs=NUM_RUNS[usage][benchmark], drop=drop,
+            mode=mode, earlier_by=earlier_by(benchmark, ruleset, mode),
+        )  # fmt: skip
+    except TypeError as error:  # a batch size or a number of samples that is no number
+        raise Crash(f"TypeError: {error}") from error
 
 
 def earlier_by(benchmark: str, ruleset: str, mode: str) -> float:

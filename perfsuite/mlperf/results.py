@@ -6,7 +6,7 @@ results/<system>/strong|weak/<benchmark>/ (training_policies, "Submission struct
 
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ class Folder:
     """The runs of one result."""
 
     path: Path
+    """The folder, or the one log that was asked for."""
     logs: tuple[Path, ...]
     """result_*.txt in the order of their numbers; where there is none, every file that holds log lines."""
     named_by_the_rules: bool
@@ -54,7 +55,7 @@ class Folder:
 def find(path: Path) -> list[Folder]:
     """Every folder of logs at or under `path`; a file is a folder of one log. Raises ValueError where there is none."""
     if path.is_file():
-        return [_folder(path.parent, (path,), path.name.startswith("result_"))]
+        return [replace(_folder(path.parent, (path,), path.name.startswith("result_")), path=path)]
     if not path.is_dir():
         raise ValueError(f"there is no file or folder {path}: give a log, a folder of logs or a submission")
     found: dict[Path, list[Path]] = {}
