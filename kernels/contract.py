@@ -5,6 +5,7 @@ Which implementation runs is chosen for the whole process with `select`: on the 
 """
 
 import difflib
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -219,12 +220,14 @@ def select(use: Mapping[str, str], device: str = "cpu", ops: str = DEFAULT) -> d
     ops: how the ops that `use` does not name are done: "eager", or "native", the measured best for each shape
     (perfsuite.kernels.tuning). Returns the choice for every op. ValueError, one line, for an unknown op or
     implementation and for one that is not available on the device; then nothing has changed. Builds native code where a
-    choice needs it.
+    choice needs it. An op that nobody has imported yet and that is to be done as every op is at first stays unimported.
     """
     chosen: dict[Op, Implementation | None] = {}
     for name in [*MODULES, *(name for name in use if name not in MODULES)]:
-        one = op(name)
         wanted = use.get(name, ops)
+        if name not in use and wanted == DEFAULT and MODULES[name] not in sys.modules:
+            continue
+        one = op(name)
         item = f"--use {name}={wanted}"
         if wanted == NATIVE:
             chosen[one] = None
@@ -248,7 +251,8 @@ def select(use: Mapping[str, str], device: str = "cpu", ops: str = DEFAULT) -> d
     best = _chooser(native, device) if native else None
     for one, implementation in chosen.items():
         one.chosen, one.best = implementation, best
-    return {one.name: implementation.name if implementation else NATIVE for one, implementation in chosen.items()}
+    names = {one.name: implementation.name if implementation else NATIVE for one, implementation in chosen.items()}
+    return dict.fromkeys(MODULES, DEFAULT) | names
 
 
 def _chooser(ops: Sequence[Op], device: str) -> Callable[..., Implementation]:

@@ -15,9 +15,9 @@ from perfsuite.signature import parse
 UNKNOWN_LIMIT = 0.05
 """Of the time of the training phases' ops: with more of it in ops whose operations are unknown there is no figure."""
 DEFINITION = (
-    "operations of the matrix products, convolutions and attention of forward and backward, and the least operations "
-    "that the suite's ops declare, without what is computed again in the backward pass; over the time outside "
-    "evaluation; over the measured rate of a large matrix product in the dtype that does most of them"
+    "operations of the matrix products, convolutions, attention and recurrent layers of forward and backward, and the "
+    "least operations that the suite's ops declare, without what is computed again in the backward pass; over the time "
+    "outside evaluation; over the measured rate of a large matrix product in the dtype that does most of them"
 )
 TRAINING = ("forward", "backward")
 _LONG = {"f64": "float64", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
@@ -71,14 +71,14 @@ def _count(
 
     outside_ns: device time that was launched outside all ops, such as that of a CUDA graph.
     """
-    declared, regions = _declared(training, costs)
-    model, again, by_dtype = declared, 0, {}
+    of_region = declared(training, costs)
+    model, again, by_dtype = sum(of_region.values()), 0, {}
     unknown_ns = total_ns = outside_ns
     for op in training:
         time_ns = op["self_time_ns"] if op["device_time_ns"] is None else op["device_time_ns"]
         total_ns += time_ns
         repeated = is_repeated(op)
-        inside = (op["op"], op["impl"]) in regions
+        inside = (op["op"], op["impl"]) in of_region
         if op["flops"] is None:
             if not inside and not repeated and _may_compute(op):
                 unknown_ns += time_ns
@@ -90,7 +90,7 @@ def _count(
         inputs = parse(op["shape"] or "").inputs
         if op["flops"] and inputs:
             by_dtype[inputs[0].dtype] = by_dtype.get(inputs[0].dtype, 0) + op["flops"] - extra
-    if not by_dtype and declared:
+    if not by_dtype and of_region:
         for cost in costs:
             inputs = parse(cost["signature"]).inputs
             if inputs and cost["signature"].endswith(" grad"):
@@ -105,22 +105,21 @@ def is_repeated(op: Mapping[str, Any]) -> bool:
     return op["direction"] == "forward" or is_forward_only(op["name"])
 
 
-def _declared(
+def declared(
     training: Sequence[Mapping[str, Any]], costs: Sequence[Mapping[str, Any]]
-) -> tuple[int, set[tuple[str, str]]]:
-    """Least operations of the suite's ops in training, and the (op, implementation) that they stand for.
+) -> dict[tuple[str, str], int]:
+    """Least operations of the suite's ops in training, by op and implementation.
 
     A suite op may compute again in its backward, or in kernels whose operations nobody counts: what it declares is what
     the model needs. Where the backward ran its forward again, the declarations count that twice and are not taken.
     """
     repeated = {(op["op"], op["impl"]) for op in training if op["op"] and is_repeated(op)}
-    total, regions = 0, set()
+    found: dict[tuple[str, str], int] = {}
     for cost in costs:
         op, _, implementation = cost["region"].partition("=")
         if cost["signature"].endswith(" grad") and (op, implementation) not in repeated:
-            total += cost["calls"] * cost["flops"]
-            regions.add((op, implementation))
-    return total, regions
+            found[op, implementation] = found.get((op, implementation), 0) + cost["calls"] * cost["flops"]
+    return found
 
 
 def _may_compute(op: Mapping[str, Any]) -> bool:

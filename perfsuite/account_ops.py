@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from perfsuite.account_kernels import OnDevice, Site, site_key
 from perfsuite.account_phases import OpLine, Span
-from perfsuite.flops import WRAPPERS, flops, is_attention, is_counted
+from perfsuite.flops import WITHOUT_ARITHMETIC, WRAPPERS, flops, is_attention, is_counted
 from perfsuite.roofline import UNKNOWN, Machine, Placement, place
 
 COMPILED = ("CompiledFunction", "Torch-Compiled Region", "TorchDynamo", "CompiledFxGraph", "## Call CompiledFxGraph")
@@ -152,7 +152,7 @@ def _cost(row: Mapping[str, Any], shape: Mapping[str, Any]) -> tuple[int | None,
     call_bytes = cost["bytes"] if cost.get("bytes") is not None else shape["bytes"]
     if cost.get("flops") is not None:
         return call_bytes, cost["flops"]
-    if row["name"] in WRAPPERS:
+    if row["name"] in WRAPPERS or row["name"] in WITHOUT_ARITHMETIC:
         return call_bytes, 0
     computed = flops(row["name"], shape["signature"])
     # A view, or a composite op whose children did it all.

@@ -1,5 +1,5 @@
-"""The command line. Verbs in the order of a working day: run, report, runs, compare, prove, track, ops, machine,
-counters, workloads, rcp, doctor.
+"""The command line. Verbs in the order of a working day: run, report, runs, compare, prove, sweep, track, ops,
+machine, counters, workloads, rcp, doctor.
 
 Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input with one line that says what to mend.
 With --json one JSON document goes to standard output and everything else to standard error.
@@ -13,7 +13,19 @@ from typing import Any
 import click
 
 import perfsuite
-from perfsuite import cli_compare, cli_counters, cli_ops, cli_prove, cli_score, cli_track, cli_verify
+from perfsuite import (
+    cli_compare,
+    cli_counters,
+    cli_ops,
+    cli_prove,
+    cli_score,
+    cli_suite,
+    cli_sweep,
+    cli_track,
+    cli_verify,
+    cli_workloads,
+)
+from perfsuite.cli_report import account_of, write_page
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
@@ -39,7 +51,8 @@ def main() -> None:
         click.echo(f"perfsuite: {error.name} is not installed: pip install 'perfsuite[{extra}]'", err=True)
         code = 2
     except (click.Abort, KeyboardInterrupt):
-        click.echo("perfsuite: interrupted; what was finished is kept, `perfsuite run --resume last` goes on", err=True)
+        go_on = f"perfsuite {'sweep' if sys.argv[1:2] == ['sweep'] else 'run'} --resume last"
+        click.echo(f"perfsuite: interrupted; what was finished is kept, `{go_on}` goes on", err=True)
         code = 130
     except BrokenPipeError:  # `perfsuite report 7 | head`
         sys.stderr.close()
@@ -56,10 +69,12 @@ def cli() -> None:
 cli.add_command(cli_ops.ops)
 cli.add_command(cli_compare.compare)
 cli.add_command(cli_prove.prove)
+cli.add_command(cli_sweep.sweep)
 cli.add_command(cli_track.track)
 cli.add_command(cli_score.score)
 cli.add_command(cli_verify.verify)
 cli.add_command(cli_counters.counters)
+cli.add_command(cli_workloads.workloads)
 
 
 def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
@@ -82,6 +97,8 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True)
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
+@click.option("--batch-size", type=click.IntRange(1), help="Another batch size than the workload's own; its own rule "
+              "gives the learning rate.")
 @click.option("--no-ledger", is_flag=True, help="Score only: leave out the pass with the recorders on.")
 @click.option("--timeline", is_flag=True, help="One more pass: memory and tensor counters of the GPU over the run.")
 @click.option("--counters", is_flag=True, help="One more pass: bytes and tensor operations of each kernel.")
@@ -90,36 +107,31 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @OUT
 @JSON
 def run(workload: str, scale: str, runs: int | None, seed: int | None, device: str | None, use: dict[str, str],
-        ops: str, division: str, data: Path | None, target: float | None, no_ledger: bool, timeline: bool,
-        counters: bool, host_stacks: bool, resume: str | None, out: Path, as_json: bool) -> int:
-    """Train WORKLOAD (a name or a .py file) to its target, several times, and account for the time."""
+        ops: str, division: str, data: Path | None, target: float | None, batch_size: int | None, no_ledger: bool,
+        timeline: bool, counters: bool, host_stacks: bool, resume: str | None, out: Path, as_json: bool) -> int:
+    """Train WORKLOAD (a name, a .py file, or all) to its target, several times, and account for the time."""
     from perfsuite import record
     from perfsuite.harness import run as harness
     from perfsuite.report.progress import RunProgress
 
+    request = harness.Request(
+        workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
+        ops=ops,
+        data_folder=data, out=out, ledger=not no_ledger, timeline=timeline, counters=counters,
+        host_stacks=host_stacks, target=target, batch_size=batch_size,
+        command=("perfsuite", *sys.argv[1:]),
+    )  # fmt: skip
+    if workload == "all":
+        return cli_suite.run_all(request, resume, as_json)
     with RunProgress() as progress:
         if resume:
             _, folder = harness.resume(record.find(resume, out), progress)
         else:
-            request = harness.Request(
-                workload=workload, scale=scale, num_runs=runs, seed=seed, device=device, division=division, use=use,
-                ops=ops,
-                data_folder=data, out=out, ledger=not no_ledger, timeline=timeline, counters=counters,
-                host_stacks=host_stacks, target=target,
-                command=("perfsuite", *sys.argv[1:]),
-            )  # fmt: skip
             _, folder = harness.start(request, progress)
-    account = _account(folder)
+    account = account_of(folder)
     _show(account, folder, as_json)
     score = account["score"]
     return 0 if score and score["time_to_train_s"] is not None else 1
-
-
-def _account(folder: Path, window: tuple[int, int] | None = None) -> dict[str, Any]:
-    from perfsuite import ledger, record
-
-    made = record.load(folder)
-    return ledger.account(vars(made), lambda name: record.arrays_of(folder, name), window)
 
 
 def _show(account: dict[str, Any], folder: Path, as_json: bool) -> None:
@@ -132,22 +144,6 @@ def _show(account: dict[str, Any], folder: Path, as_json: bool) -> None:
     from perfsuite.report.terminal import summary
 
     Console().print(summary(account, report_path=page if isinstance(page, str) else str(page)))
-
-
-def write_page(account: dict[str, Any], folder: Path) -> Path | str:
-    """Write report.html beside the record; its path, or why there is none."""
-    from perfsuite import record
-
-    try:
-        from perfsuite.report.html import render
-    except ImportError as error:
-        return f"no page: {error.name} is not installed (pip install perfsuite[report])"
-    path = folder / "report.html"
-    try:
-        record.write_atomically(path, render(account).encode())
-    except record.RecordError as error:  # a record can be shown where it cannot be written
-        return f"no page: {error}"
-    return path
 
 
 def _window(_: Any, __: Any, text: str | None) -> tuple[int, int] | None:
@@ -179,7 +175,7 @@ def report(run: str, steps: tuple[int, int] | None, html: bool, perfetto: Path |
             raise click.UsageError("--perfetto draws the whole run: leave --steps out")
         _write_trace(folder, perfetto, as_json)
         return 0
-    account = _account(folder, steps)
+    account = account_of(folder, steps)
     if html:
         click.echo(write_page(account, folder))
     else:
@@ -249,23 +245,6 @@ def machine(quick: bool, as_json: bool) -> int:
     else:
         Console().print(render_machine(fingerprint(), measured))
     click.echo(f"kept in {path}" if path else reason, err=True)
-    return 0
-
-
-@cli.command()
-@JSON
-def workloads(as_json: bool) -> int:
-    """List the workloads, their scales and targets."""
-    from perfsuite.report.workloads_text import rows, table
-    from perfsuite.workloads import registry
-
-    listed = rows([registry.load(name) for name in registry.names()])
-    if as_json:
-        click.echo(json.dumps(listed))
-    else:
-        from rich.console import Console
-
-        Console().print(table(listed))
     return 0
 
 

@@ -18,7 +18,7 @@ from perfsuite.account_phases import Arrays
 from perfsuite.compare_conditions import Records, differences, obstacles
 from perfsuite.compare_split import op_split, phase_split
 from perfsuite.energy import energy_between
-from perfsuite.mlperf.score import score
+from perfsuite.mlperf.score import evaluation_interval_samples, score
 from perfsuite.verdict import Comparison, Verdict
 
 GetArrays = Callable[[Mapping[str, Any], str], Arrays]
@@ -37,10 +37,11 @@ def compare(a: Records, b: Records, arrays: GetArrays, *, interleaved: bool = Fa
     if refused and not force:
         raise ValueError(f"these cannot be compared: {'; '.join(refused)} (--force compares all the same)")
     drift = {"factor": 1.0, "copy": None, "gemm": None, "reason": None} if interleaved else _drift(a, b)
-    runs = [_runs(side) for side in (a, b)]
+    runs, grid = [_runs(side) for side in (a, b)], max(_grid(a), _grid(b))
+    alike = a[0]["config"].get("batch_size") == b[0]["config"].get("batch_size")
     lines = {
-        "time_to_train": _of_runs(runs, "time_s", drift, _grid(a), reached=True, level=level),
-        "samples_to_target": _of_runs(runs, "samples", None, _grid(a), reached=True, level=level),
+        "time_to_train": _of_runs(runs, "time_s", drift, grid, reached=True, level=level, alike=alike),
+        "samples_to_target": _of_runs(runs, "samples", None, grid, reached=True, level=level, alike=alike),
         "time_per_sample": _of_runs(runs, "time_per_sample_s", drift, 0.0, reached=False, level=level),
     }
     overall = _overall(a, b, lines["time_to_train"])
@@ -88,10 +89,11 @@ def _overall(a: Records, b: Records, line: Verdict) -> Verdict:
 
 
 def _of_runs(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, drift: Mapping[str, Any] | None, grid: float,
-             reached: bool, level: float = verdict.LEVEL) -> Verdict:  # fmt: skip
+             reached: bool, level: float = verdict.LEVEL, alike: bool = True) -> Verdict:  # fmt: skip
     """Compare a figure of the runs, by seed where both sides have the same ones.
 
-    grid: what the figure is known to, relative (runs end at evaluations only); half of it widens the interval.
+    grid: what the figure is known to, relative (runs end at evaluations only); half of it widens the interval. alike:
+    runs of one seed take the same steps.
     """
     kept = [[r for r in side if (r["reached"] or not reached) and r[key]] for side in runs]
     by_seed = [{r["seed"]: r[key] for r in side} for side in kept]
@@ -100,7 +102,7 @@ def _of_runs(runs: Sequence[Sequence[Mapping[str, Any]]], key: str, drift: Mappi
         if len(seeds) >= 2 and len(seeds) == len(by_seed[0]) == len(by_seed[1]):
             found = verdict.paired([by_seed[0][s] for s in seeds], [by_seed[1][s] for s in seeds], level)
             # Runs of one seed that needed the same samples ended at the same evaluation: nothing is hidden in the grid.
-            exact = all(_samples(kept[0], s) == _samples(kept[1], s) for s in seeds)
+            exact = alike and all(_samples(kept[0], s) == _samples(kept[1], s) for s in seeds)
             grid = 0.0 if exact else grid
         else:
             found = verdict.unpaired([r[key] for r in kept[0]], [r[key] for r in kept[1]], level)
@@ -122,9 +124,9 @@ def _samples(runs: Sequence[Mapping[str, Any]], seed: int) -> int | None:
 
 
 def _grid(records: Records) -> float:
-    """An evaluation interval, relative to the samples that a run needs."""
+    """The interval between evaluations, relative to the samples that a run needs."""
     samples = [r["samples"] for r in _runs(records) if r["reached"]]
-    return records[0]["schedule"]["eval_every_samples"] / median(samples) if samples else 0.0
+    return evaluation_interval_samples(records[0]) / median(samples) if samples else 0.0
 
 
 def _drift(a: Records, b: Records) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def op_split(a: tuple[Mapping[str, Any], Arrays] | None, b: tuple[Mapping[str, A
              drift: float | None) -> dict[str, Any]:  # fmt: skip
     """Time per sample by op and phase of the ledger passes, and the host time of each phase; lines as in phase_split().
 
-    Names are "aten::mm (backward)"; shapes and modules are taken together.
+    Names are "aten::mm (backward)"; shapes and modules are taken together. Stretches of steps of different batch sizes
+    are no pairs: their samples are not the same.
     """
     if a is None or b is None:
         return {"reason": "a side has no ledger pass with ops", "total_s": [None, None], "lines": []}
@@ -56,7 +57,7 @@ def op_split(a: tuple[Mapping[str, Any], Arrays] | None, b: tuple[Mapping[str, A
     values = {name: [[x / n for x in side] for side, n in zip(both, batch, strict=True)]
               for name, both in values.items()}  # fmt: skip
     weights = [stop - first for first, stop in cuts]
-    return _table(values, True, drift, weights)
+    return _table(values, batch[0] == batch[1], drift, weights)
 
 
 def _phases(span: Span, samples: int) -> dict[str, float]:

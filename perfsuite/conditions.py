@@ -1,5 +1,6 @@
 """The conditions that a record is made under: machine, commit, device, time."""
 
+import ctypes
 import datetime
 import subprocess
 from typing import Any
@@ -20,6 +21,10 @@ def machine_part() -> dict[str, Any]:
 
 def default_device() -> str:
     """The device that is used when none is asked for: cuda where torch can use a GPU, else cpu."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:  # no driver: torch, which takes seconds to load, would find no device
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -99,11 +99,83 @@ def _attention(skip: int, products_qk: int, products_v: int, heads_axis: int) ->
     return formula
 
 
+def _matrix_vector(signature: Signature) -> int | None:
+    """(m, k) @ (k), the last two tensor inputs: 2 m k."""
+    if len(signature.inputs) < 2:
+        return None
+    matrix, vector = signature.inputs[-2:]
+    return 2 * matrix.numel if len(matrix.shape) == 2 and matrix.shape[1:] == vector.shape else None
+
+
+def _dot(signature: Signature) -> int | None:
+    """Two vectors of n elements: 2 n."""
+    if len(signature.inputs) != 2:
+        return None
+    left, right = signature.inputs
+    return 2 * left.numel if len(left.shape) == 1 and left.shape == right.shape else None
+
+
+def _recurrent(times: int) -> Formula:
+    """One layer in one direction over x (..., I), with weights (G, I) and (G, H) next: 2 G (I + H) for each of the time
+    steps of all sequences. G is 4 H for an LSTM (Hochreiter and Schmidhuber 1997), 3 H for a GRU (Cho et al. 2014).
+
+    times: 1 forward; 2 backward, as each of the two products has a gradient for either factor. The gates' own
+    arithmetic is left out, as are biases.
+    """
+
+    def formula(signature: Signature) -> int | None:
+        if len(signature.inputs) < 3:
+            return None
+        x, of_x, of_state = signature.inputs[:3]
+        if not x.shape or len(of_x.shape) != 2 or len(of_state.shape) != 2:
+            return None
+        if x.shape[-1] != of_x.shape[1] or of_x.shape[0] != of_state.shape[0]:
+            return None
+        return times * 2 * math.prod(x.shape[:-1]) * (of_x.numel + of_state.numel)
+
+    return formula
+
+
+def _cudnn_lstm(times: int) -> Formula:
+    """All L layers in all D directions of an LSTM at once: x (..., I), states (L D, B, H), output (..., D H).
+
+    A layer has weights (4 H, inputs) and (4 H, H) in each direction; from the second on its inputs are D H. Only an
+    LSTM has a second state of the shape of the first, the cells; of other layers the number of gates is not known.
+    """
+
+    def formula(signature: Signature) -> int | None:
+        x, *rest = signature.inputs or (None,)
+        states = [tensor for tensor in rest if len(tensor.shape) == 3]
+        if x is None or len(states) < 2 or states[0].shape != states[1].shape or not signature.outputs:
+            return None
+        layers, _, hidden = states[0].shape
+        out = signature.outputs[0].shape if times == 1 else states[2].shape if len(states) > 2 else ()
+        if not out or not hidden or out[-1] % hidden:
+            return None
+        if times == 2 and out == states[0].shape:
+            return None  # in a GRU's backward, output and its gradient stand where states are looked for
+        directions = out[-1] // hidden
+        if not directions or layers % directions:
+            return None
+        first = 4 * hidden * (x.shape[-1] + hidden)
+        other = 4 * hidden * (directions + 1) * hidden
+        weights = directions * (first + (layers // directions - 1) * other)
+        return times * 2 * math.prod(x.shape[:-1]) * weights
+
+    return formula
+
+
 _HEADS_SECOND, _HEADS_THIRD = 1, 2  # (batch, heads, length, head size), (batch, length, heads, head size)
 
 FORMULAS: dict[str, Formula] = {
     **dict.fromkeys(("aten::mm", "aten::addmm", "aten::addmm_", "aten::_addmm_activation", "aten::bmm",
                      "aten::baddbmm", "aten::baddbmm_"), _matmul),
+    **dict.fromkeys(("aten::mv", "aten::addmv", "aten::addmv_"), _matrix_vector),
+    **dict.fromkeys(("aten::dot", "aten::vdot"), _dot),
+    "aten::mkldnn_rnn_layer": _recurrent(1),
+    "aten::mkldnn_rnn_layer_backward": _recurrent(2),
+    "aten::_cudnn_rnn": _cudnn_lstm(1),
+    "aten::_cudnn_rnn_backward": _cudnn_lstm(2),
     **dict.fromkeys(("aten::linear", "aten::mkldnn_linear", "mkldnn::_linear_pointwise"), _linear),
     **dict.fromkeys(("aten::convolution", "aten::_convolution", "aten::conv1d", "aten::conv2d", "aten::conv3d"),
                     _convolution(None)),
@@ -128,13 +200,32 @@ FORMULAS: dict[str, Formula] = {
 }  # fmt: skip
 
 WRAPPERS = frozenset({
-    "aten::linear", "aten::convolution", "aten::_convolution", "aten::conv1d", "aten::conv2d", "aten::conv3d",
-    "aten::thnn_conv2d", "aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d",
+    "aten::mv", "aten::linear", "aten::convolution", "aten::_convolution", "aten::conv1d", "aten::conv2d",
+    "aten::conv3d", "aten::thnn_conv2d", "aten::conv_transpose1d", "aten::conv_transpose2d", "aten::conv_transpose3d",
     "aten::scaled_dot_product_attention", "aten::_scaled_dot_product_flash_attention",
     "aten::_scaled_dot_product_efficient_attention", "aten::_scaled_dot_product_flash_attention_backward",
     "aten::_scaled_dot_product_efficient_attention_backward",
 })  # fmt: skip
 """Ops with a formula that leave the work to another op with one: in an account of both, theirs is 0."""
+
+WITHOUT_ARITHMETIC = frozenset({
+    # Move, fill or repeat.
+    "aten::copy_", "aten::_foreach_copy_", "aten::fill_", "aten::zero_", "aten::_foreach_zero_", "aten::cat",
+    "aten::index", "aten::_unsafe_index", "aten::index_select", "aten::gather", "aten::take", "aten::index_copy",
+    "aten::index_copy_", "aten::index_fill_", "aten::masked_fill_", "aten::masked_select", "aten::masked_scatter_",
+    "aten::where", "aten::flip", "aten::tril", "aten::triu", "aten::tril_", "aten::triu_", "aten::im2col",
+    "aten::pixel_shuffle", "aten::reflection_pad2d", "aten::upsample_nearest2d", "aten::repeat_interleave",
+    "aten::max_pool2d_with_indices_backward",
+    # Compare: an order or a mask, the elements as they were.
+    "aten::eq", "aten::ne", "aten::lt", "aten::le", "aten::gt", "aten::ge", "aten::sort", "aten::topk", "aten::argmax",
+    "aten::argmin", "aten::max", "aten::min", "aten::amax", "aten::amin", "aten::maximum", "aten::minimum",
+    "aten::median", "aten::kthvalue", "aten::clamp", "aten::clamp_", "aten::clamp_min", "aten::clamp_min_",
+    "aten::clamp_max", "aten::clamp_max_", "aten::threshold_backward", "aten::max_pool2d_with_indices",
+    "aten::searchsorted", "aten::bucketize", "aten::nonzero", "aten::isnan", "aten::isin", "aten::any", "aten::all",
+    "aten::bitwise_not", "aten::logical_not", "aten::logical_and", "aten::logical_or", "aten::equal",
+    "aten::_local_scalar_dense",
+})  # fmt: skip
+"""Ops that add and multiply nothing: in an account their count is 0, which is known."""
 
 
 def flops(name: str, signature: str) -> int | None:
@@ -172,4 +263,4 @@ def is_forward_only(name: str) -> bool:
 
     Matrix products are what gradients are made of, too: they are not among these.
     """
-    return name in FORMULAS and "backward" not in name and ("conv" in name or "attention" in name)
+    return name in FORMULAS and "backward" not in name and any(kind in name for kind in ("conv", "attention", "rnn"))

@@ -9,6 +9,7 @@ from typing import Any
 
 from perfsuite import account_blocks as blocks
 from perfsuite import account_power
+from perfsuite.account_character import character_block
 from perfsuite.account_checks import checks, residuals
 from perfsuite.account_counters import counters_block
 from perfsuite.account_device import device_block, device_checks, unavailable_reason
@@ -21,6 +22,7 @@ from perfsuite.account_overhead import overhead
 from perfsuite.account_phases import Arrays, Span, whole
 from perfsuite.account_phases import window as windowed
 from perfsuite.account_replay import open_replay
+from perfsuite.account_working_set import working_set_block
 from perfsuite.headline import answer, limits
 from perfsuite.mlperf.score import score as score_of
 from perfsuite.roofline import Gpu, Machine, ceilings_for, gpu_of, machine_of
@@ -43,18 +45,18 @@ def account(
     pass_ = ledger_pass(passes)
     out: dict[str, Any] = {
         "schema": SCHEMA,
-        **{key: record.get(key) for key in ("id", "kind", "workload", "scale", "device", "command", "commit", "created",
-                                            "use", "ops", "division", "build", "machine", "target", "config",
-                                            "perfsuite_version")},
+        **{key: record.get(key) for key in ("id", "kind", "workload", "workload_path", "scale", "device", "command",
+                                            "commit", "created", "use", "ops", "batch_size", "division", "build",
+                                            "machine", "target", "config", "perfsuite_version")},
         "score": score, "score_reason": score_reason,
     }  # fmt: skip
     if pass_ is None:
         reason = "no pass of this record has finished: run it again or resume it"
         return out | {
             "headline": {"answer": answer(record, score, score_reason, None), "limits": None},
-            "ledger": None, "memory": None, "power": account_power.unavailable(reason), "mfu": None,
-            "host": blocks.host(passes),
-            "overhead": None, "instruments": [], "series": None, "notes": [reason],
+            "ledger": None, "memory": None, "working_set": None, "power": account_power.unavailable(reason),
+            "mfu": None, "character": None, "host": blocks.host(passes),
+            "overhead": None, "instruments": [], "series": None, "notes": [*record.get("notes", []), reason],
         }  # fmt: skip
     pass_arrays = arrays(pass_["arrays"]) if pass_.get("arrays") else {}
     span = windowed(pass_, pass_arrays, *window) if window is not None else whole(pass_)
@@ -73,6 +75,7 @@ def account(
         device_found, device_notes = device_checks(pass_, span, replay)
         found, check_notes = found + device_found, check_notes + device_notes
     mfu = mfu_block(pass_, passes, span, ops, kernels, roofs, no_roofs)
+    character = character_block(pass_, span, ops, kernels, no_roofs)
     power = account_power.power(pass_, pass_arrays, span, mfu["model_flops_per_sample"])
     add_joules(kernels, pass_, power)
     found += account_power.throttle_checks(power)
@@ -95,13 +98,15 @@ def account(
                      "limits": limits(span, ops, device, kernels)},
         "ledger": _ledger(pass_, span, ops, found, notes) | {"kernels": kernels, "device": device},
         "mfu": mfu,
+        "character": character,
         "memory": memory,
+        "working_set": working_set_block(pass_, record["machine"], trained_on),
         "power": power,
         "host": blocks.host(passes),
         "overhead": overhead(record, pass_, arrays),
         "instruments": _instruments(passes),
         "series": blocks.series(pass_, pass_arrays),
-        "notes": _pass_notes(passes) + account_power.throttle_notes(passes),
+        "notes": [*record.get("notes", []), *_pass_notes(passes), *account_power.throttle_notes(passes)],
     }
 
 

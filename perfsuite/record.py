@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-SCHEMA = 3
+SCHEMA = 4
 RECORD_FILE = "record.json"
 
 
@@ -66,6 +66,10 @@ class Record:
     """Seconds that compiling native code took before the passes, 0 where it was built already."""
     ops: str = "eager"
     """How the other ops are done: "eager", "native" (the measured best of ours) or "compile" (torch.compile)."""
+    batch_size: int | None = None
+    """What --batch-size asked for; None: the workload's own. `config` is that of the runs."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader of the results has to know of the conditions, a sentence each."""
     passes: list[dict[str, Any]] = field(default_factory=list)
     schema: int = SCHEMA
 
@@ -164,7 +168,12 @@ def _to_3(document: dict[str, Any]) -> dict[str, Any]:
     return new
 
 
-_MIGRATIONS = {1: _to_2, 2: _to_3}
+def _to_4(document: dict[str, Any]) -> dict[str, Any]:
+    """Before --batch-size every run had the workload's own."""
+    return document | {"batch_size": None, "notes": [], "schema": 4}
+
+
+_MIGRATIONS = {1: _to_2, 2: _to_3, 3: _to_4}
 """By schema number: what makes a record of the next one of it."""
 
 
@@ -188,23 +197,24 @@ def arrays_of(folder: Path, file_name: str) -> Mapping[str, np.ndarray]:
         raise RecordError(f"{path} is damaged ({error}); restore it or run again") from error
 
 
-def find(which: str, root: Path) -> Path:
-    """The folder that a user means: a path, a record's number or name under root, or "last"."""
-    if (Path(which) / RECORD_FILE).exists():
+def find(which: str, root: Path, file: str = RECORD_FILE) -> Path:
+    """The folder that a user means, of those that hold `file`: a path, a number or name under root, or "last"."""
+    if (Path(which) / file).exists():
         return Path(which)
-    folders = list_folders(root)
+    folders = list_folders(root, file)
     if which == "last" and folders:
         return folders[-1]
     matches = [f for f in folders if f.name == which or (which.isdigit() and int(f.name.split("-")[0]) == int(which))]
     if len(matches) == 1:
         return matches[0]
     known = ", ".join(f.name for f in folders[-3:]) or "none"
-    raise RecordError(f"no record {which!r} in {root} (newest there: {known}); give a number, a folder or 'last'")
+    what = Path(file).stem
+    raise RecordError(f"no {what} {which!r} in {root} (newest there: {known}); give a number, a folder or 'last'")
 
 
-def list_folders(root: Path) -> list[Path]:
-    """Folders under root that hold a record, oldest first."""
+def list_folders(root: Path, file: str = RECORD_FILE) -> list[Path]:
+    """Folders under root that hold a record, or another `file`, oldest first."""
     if not root.is_dir():
         return []
-    return sorted((p for p in root.iterdir() if re.match(r"\d{4,}-", p.name) and (p / RECORD_FILE).exists()),
+    return sorted((p for p in root.iterdir() if re.match(r"\d{4,}-", p.name) and (p / file).exists()),
                   key=lambda p: int(p.name.split("-")[0]))

@@ -87,10 +87,54 @@ LIST = [torch.randn(10), torch.randn(20, 3)]
         ),
         pytest.param(lambda: F.cross_entropy(LOGITS, TARGET), 2 * 4 * 400 + 4 * 40 + 8 * 40 + 8, id="cross_entropy"),
         pytest.param(lambda: X.sum().item(), 4 * 101 + 4, id="sum and item"),
+        pytest.param(
+            lambda: TABLE.clone().index_put_((INDEX,), torch.ones(())), 2 * 64000 + 4 + 8 * 40 + 4 + 4 * 40 * 16,
+            id="one value for the rows of an index",
+        ),
     ],
 )
 def test_bytes_by_hand_and_nothing_twice(run: Callable[[], Any], expected: int):
     assert moved(record(run)) == expected
+
+
+def own(rows: list[dict[str, Any]], name: str) -> int:
+    """Bytes of the calls of one op, without those of the ops inside it."""
+    return sum(shape["bytes"] for row in rows if row["name"] == name for shape in row["shapes"])
+
+
+def test_an_op_moves_the_tensors_that_nothing_inside_it_touched() -> None:
+    table = TABLE.clone().requires_grad_()
+    bags = F.embedding_bag(INDEX.view(8, 5), table, mode="sum")
+    gradient = torch.randn(8, 16)
+    rows = record(lambda: bags.backward(gradient))
+    # What is inside fills the gradient and sorts the indices; the gradient of the bags is the op's own to read.
+    assert own(rows, "aten::_embedding_bag_dense_backward") >= 4 * 8 * 16
+    mask = LOGITS > 0
+    rows = record(lambda: LOGITS[mask])
+    picked = int(mask.sum())
+    assert own(rows, "aten::index") >= 4 * 2 * picked  # after nonzero has read the mask
+    rows = record(lambda: LOGITS.sort(1))
+    assert own(rows, "aten::sort") == 4 * 2 * 400 + 8 * 400  # a copy and the numbers to sort are made inside
+    weight, image = FILTERS.clone().requires_grad_(), IMAGE.to(memory_format=torch.channels_last).requires_grad_()
+    out = F.conv2d(image, weight, padding=1)
+    gradient = torch.randn_like(out).contiguous()
+    rows = record(lambda: out.backward(gradient))
+    assert own(rows, "aten::convolution_backward") > 4 * IMAGE.numel()  # in spite of copies to another layout
+
+
+def test_a_mask_is_filled_by_the_op_inside() -> None:
+    x = LOGITS.clone()
+    rows = record(lambda: x.__setitem__(x > 0, 1.0))
+    assert all(shape["bytes"] is not None for row in rows for shape in row["shapes"])
+    assert own(rows, "aten::masked_fill_") > 0 and own(rows, "aten::_index_put_impl_") <= 4
+
+
+def test_parts_of_a_sparse_gradient_are_metadata() -> None:
+    table = torch.nn.Embedding(100, 16, sparse=True)
+    rows = record(lambda: table(INDEX % 100).sum().backward())
+    unknown = {row["name"] for row in rows for shape in row["shapes"] if shape["bytes"] is None}
+    assert not unknown & {"aten::_indices", "aten::_values", "aten::sparse_dim", "aten::is_coalesced",
+                          "aten::_sparse_coo_tensor_with_dims_and_tensors"}  # fmt: skip
 
 
 def test_convolution_counts_once_through_its_layers():

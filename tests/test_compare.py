@@ -142,6 +142,19 @@ def test_what_cannot_be_compared_is_refused_or_named(llama: dict[str, Any], chan
     assert any(says in line for line in compare([llama], [other], arrays, force=True)["ignored"])
 
 
+def test_another_batch_size_is_another_configuration(llama: dict[str, Any]) -> None:
+    """It is named; and runs that end after as many samples have not done the same steps, so that the grid counts."""
+    other = copy.deepcopy(llama)
+    other["config"] |= {"batch_size": 320, "learning_rate": 0.01}
+    assert compare([llama], [llama], arrays)["lines"]["samples_to_target"]["ci95"] == [1.0, 1.0]
+    found = compare([llama], [other], arrays)
+    named = [line.split(":")[0] for line in found["differences"]]
+    assert named == ["hyperparameter batch_size", "hyperparameter learning_rate"]
+    samples = [p["samples"] for p in llama["passes"] if p["kind"] == "clean"]
+    low, high = found["lines"]["samples_to_target"]["ci95"]
+    assert high == pytest.approx(1 + 320 / np.median(samples) / 2) and low == pytest.approx(1 / high)
+
+
 def test_several_records_of_a_side_count_as_one(llama: dict[str, Any]) -> None:
     halves = [copy.deepcopy(llama), copy.deepcopy(llama)]
     clean = [p for p in llama["passes"] if p["kind"] == "clean"]

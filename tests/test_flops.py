@@ -7,10 +7,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from perfsuite.flops import flops
+from perfsuite.flops import FORMULAS, WITHOUT_ARITHMETIC, flops
 from perfsuite.signature import parse, write_share
 
-_DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int64: "i64"}
+_DTYPES = {torch.float32: "f32", torch.bfloat16: "bf16", torch.int64: "i64", torch.uint8: "u8"}
 
 
 def _text(values) -> str:
@@ -86,6 +86,60 @@ def test_attention_counts_are_torchs():
             q.shape, q.shape, k.shape, v.shape
         ),
     }
+
+
+@pytest.mark.filterwarnings("ignore:TF32")  # torch says so where oneDNN is switched off
+@pytest.mark.parametrize(("kind", "layers", "both_ways"), [("LSTM", 1, False), ("LSTM", 2, True), ("GRU", 2, True)])
+def test_recurrent_layers_count_what_their_steps_do(kind: str, layers: int, both_ways: bool) -> None:
+    length, batch, hidden = 5, 3, 6
+    net = getattr(torch.nn, kind)(4, hidden, num_layers=layers, bidirectional=both_ways)
+    x, states = _t(length, batch, 4), [_t(layers * (1 + both_ways), batch, hidden) for _ in range(2)]
+
+    def run() -> None:
+        net(x, tuple(states) if kind == "LSTM" else states[0])[0].sum().backward()
+
+    with torch.backends.mkldnn.flags(enabled=False):  # step by step, in products that torch's counter knows
+        theirs, ours = _counted(run)
+    assert sum(ours.values()) == theirs > 0
+    if kind == "GRU":
+        return
+    _, layer = _counted(run)
+    assert layer["aten::mkldnn_rnn_layer"] + layer["aten::mkldnn_rnn_layer_backward"] == theirs
+    # cuDNN does all layers and directions in one call.
+    state = f"f32[{layers * (1 + both_ways)},{batch},{hidden}]"
+    out = f"f32[{length},{batch},{hidden * (1 + both_ways)}]"
+    inputs = f"f32[5,3,4] [8xf32 1.2k] f32[1234] {state} {state}"
+    forward = flops("aten::_cudnn_rnn", f"{inputs} -> {out} {state} {state} u8[99] f32[1234]")
+    backward = flops("aten::_cudnn_rnn_backward", f"{inputs} {out} {out} u8[99] -> f32[5,3,4] {state} {state}")
+    assert forward == layer["aten::mkldnn_rnn_layer"]
+    assert backward == layer["aten::mkldnn_rnn_layer_backward"]
+
+
+def test_the_gates_of_other_layers_on_a_gpu_are_not_known() -> None:
+    state, out = "f32[2,3,6]", "f32[5,3,12]"
+    assert flops("aten::_cudnn_rnn", f"f32[5,3,4] [8xf32 1.2k] f32[1234] {state} -> {out} {state}") is None
+    once = "f32[1,3,6]"  # one step of one layer: its output could be taken for a state
+    inputs = f"f32[1,3,4] [4xf32 0.3k] f32[300] {once}"
+    assert flops("aten::_cudnn_rnn_backward", f"{inputs} {once} {once} u8[9] -> f32[1,3,4] {once}") is None
+
+
+@pytest.mark.parametrize(
+    ("run", "products"),
+    [
+        (lambda: torch.mv(torch.randn(4, 5), torch.randn(5)), 2 * 20),
+        (lambda: torch.addmv(torch.randn(4), torch.randn(4, 5), torch.randn(5)), 2 * 20),
+        (lambda: torch.dot(torch.randn(7), torch.randn(7)), 2 * 7),
+    ],
+)
+def test_products_with_vectors(run, products):
+    _, ours = _counted(run)
+    assert sum(ours.values()) == products
+
+
+def test_what_only_moves_or_compares_has_no_formula():
+    assert not WITHOUT_ARITHMETIC & FORMULAS.keys()
+    schemas = {schema.name for schema in torch._C._jit_get_all_schemas()}
+    assert schemas >= WITHOUT_ARITHMETIC
 
 
 def test_real_ops_are_recorded_under_names_that_have_a_formula():

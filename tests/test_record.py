@@ -38,6 +38,14 @@ def test_a_record_of_schema_1_is_read(tmp_path: Path) -> None:
     assert (loaded.ops, loaded.schema) == ("eager", record.SCHEMA) and loaded.workload == "llama"
 
 
+def test_a_record_of_schema_3_had_the_batch_size_of_its_workload(tmp_path: Path) -> None:
+    made = dataclasses.asdict(make())
+    del made["batch_size"], made["notes"]
+    record.write_json(tmp_path / "record.json", made | {"schema": 3})
+    loaded = record.load(tmp_path)
+    assert (loaded.batch_size, loaded.notes, loaded.schema) == (None, [], record.SCHEMA)
+
+
 def test_arrays_come_back(tmp_path: Path) -> None:
     result = {"kind": "clean", "index": 3}
     record.save_arrays(tmp_path, result, {"a": np.arange(5)})

@@ -33,7 +33,7 @@ def refused(name: str) -> str:
 
 
 def test_built_in_names():
-    assert registry.names() == ("llama", "resnet")
+    assert registry.names() == ("llama", "resnet", "ncf", "dlrm", "transformer", "gnmt", "bert", "retinanet")
     for name in registry.names():
         assert registry.load(name).NAME == name
     assert (registry.data_folder() / "SOURCES.md").is_file()
@@ -58,7 +58,8 @@ def test_files_of_one_stem_do_not_mix(tmp_path):
 
 
 def test_unknown_name_lists_what_there_is():
-    assert refused("lama") == "no workload is called 'lama': give one of llama, resnet, or the path of a .py file"
+    names = ", ".join(registry.names())
+    assert refused("lama") == f"no workload is called 'lama': give one of {names}, or the path of a .py file"
 
 
 def test_missing_file(tmp_path):

@@ -50,11 +50,12 @@ out.charts = [...document.querySelectorAll("[data-chart]")].map((e) => ({
   wanted: (e.layout.annotations || []).length, labels: e.querySelectorAll(".annotation").length,
   font: e.layout.font.color, width: e.querySelector("svg").getBoundingClientRect().width }));
 out.icicle.push(leaves());
+if ($("#chart-convergence")) out.samples = $("#chart-convergence").data.filter((t) => t.mode === "lines+markers")[0].x;
 for (const button of document.querySelectorAll(".switch button[aria-pressed=false]")) {
   button.click();
   await wait(400);
   if (button.closest("[data-for=icicle]")) out.icicle.push(leaves());
-  if (button.dataset.view === "samples") out.samples = $("#chart-convergence").data[0].x;
+  if (button.dataset.view === "seconds") out.seconds = $("#chart-convergence").data[0].x;
 }
 const column = (n) => [...document.querySelectorAll("table.ops tbody tr")].map((r) => r.cells[n].dataset.v);
 const head = (title) => [...document.querySelectorAll("table.ops th")].find((h) => h.textContent === title);
@@ -134,10 +135,11 @@ def test_tiles_add_up_to_the_clock(seen: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.browser
-def test_switch_shows_samples(seen: dict[str, Any]) -> None:
+def test_convergence_is_against_samples_and_a_switch_shows_seconds(seen: dict[str, Any]) -> None:
     first = accounts.run_account()["score"]["runs"][0]
-    shown = seen[f"run_account-{WIDE}"]["result"]["samples"]
-    assert shown == [e["samples"] for e in first["evaluations"]]
+    result = seen[f"run_account-{WIDE}"]["result"]
+    assert result["samples"] == [e["samples"] for e in first["evaluations"]]
+    assert result["seconds"] == [e["time_s"] for e in first["evaluations"]]
 
 
 @pytest.mark.browser
@@ -234,3 +236,72 @@ def test_roofs_meet_whatever_the_ops_are(scale: float) -> None:
         rate = level["read_bytes_per_s"]["ceiling"] / 1e9
         assert [y / x for x, y in zip(roof["x"], roof["y"], strict=True)] == pytest.approx([rate, rate])
     assert max(roof["y"][1] for roof in roofs) == pytest.approx(peak) and len(roofs) == len(ceilings["levels"]) + 2
+
+
+def reference_file(folder: Path, **changes: Any) -> dict[str, Any]:
+    """An account of a workload file, with reference points beside it: three seeds, one of which missed the target."""
+    account = accounts.run_account() | {"workload_path": str(folder / "mine.py"), "config": {"batch_size": 8}}
+    curves = {"1": [[100, 5.0], [200, 2.3]], "2": [[100, 4.0], [200, 3.0], [300, 2.2]], "3": [[100, 4.5], [300, None]]}
+    points = {"batch_size": 8, "target": 2.4, "metric": "loss", "seeds": [1, 2, 3], "curves": curves,
+              "samples_to_target": [200, 300, None], "quality": [2.3, 2.2, None]} | changes  # fmt: skip
+    (folder / "mine.rcp.json").write_text(json.dumps({"schema": 1, "tiny": points}))
+    return account
+
+
+def drawn(page: str) -> dict[str, Any]:
+    return json.loads(re.search(r'<script type="application/json" id="charts">(.*?)</script>', page, re.DOTALL)[1])
+
+
+@pytest.mark.parametrize("higher_is_better", [False, True])
+def test_runs_stand_before_the_range_of_the_reference_runs(tmp_path: Path, higher_is_better: bool) -> None:
+    account = reference_file(tmp_path)
+    account["target"]["higher_is_better"] = higher_is_better
+    page = render(account)
+    lowest, highest, bar, *runs = drawn(page)["convergence"]["views"]["samples"]["data"]
+    assert (lowest["x"], lowest["y"], highest["y"]) == ([100, 200, 300], [4.0, 2.3, 2.2], [5.0, 3.0, 2.2])
+    assert (bar["x"], bar["y"]) == ([200, 300], [2.4, 2.4])
+    assert len(runs) == 5 and all(run["mode"] == "lines+markers" for run in runs)
+    assert len(drawn(page)["convergence"]["views"]["seconds"]["data"]) == 5
+    assert "2 of them reached the target, after 200 to 300 samples" in page
+
+
+def test_reference_points_of_another_task_are_not_drawn(tmp_path: Path) -> None:
+    for changes, said in (({"batch_size": 16}, "target 2.4 and batches of 16"), ({"target": 2.0}, "target 2 and")):
+        page = render(reference_file(tmp_path, **changes))
+        assert "There are no reference points behind them" in page and said in page
+        assert len(drawn(page)["convergence"]["views"]["samples"]["data"]) == 5
+    (tmp_path / "mine.rcp.json").unlink()
+    assert "none were made: `perfsuite rcp llama --scale tiny` does" in render(
+        accounts.run_account() | {"workload_path": str(tmp_path / "mine.py")}
+    )
+
+
+@pytest.mark.browser
+def test_the_band_of_the_reference_runs_draws(tmp_path: Path) -> None:
+    chromium.require()
+    seen = chromium.observe({"page": (render(reference_file(tmp_path)), WIDE)}, PROBE, tmp_path)["page"]
+    assert seen["problems"] == []
+    assert {chart["drawn"] for chart in seen["result"]["charts"]} == {"yes"}
+    first = accounts.run_account()["score"]["runs"][0]
+    assert seen["result"]["samples"] == [e["samples"] for e in first["evaluations"]]
+
+
+def test_the_character_is_one_section() -> None:
+    account = accounts.run_account()
+    shares = {"memory": 0.3, "compute": 0.5, "overhead": 0.15}
+    account["character"] = {
+        "available": True, "reason": None, **{f"{name}_bound_share": share for name, share in shares.items()},
+        "unknown_share": 0.05, "unknown": [{"reason": "its bytes are not modelled", "share": 0.05, "ops": ["odd<i>"]}],
+        "bytes_per_sample": 5.4e7, "flops_per_sample": 5.36e8, "per_sample_reason": None, "flops_per_byte": 9.93,
+        "bytes_unknown_share": 0.05, "flops_unknown_share": 0.0, "definition": "what it is",
+        "top_ops": [{"name": "aten::mm", "time_s": 1.0, "share": 0.4, "bound": "compute"}],
+    }  # fmt: skip
+    part = re.search(r'<section id="character">(.*?)</section>', render(account), re.DOTALL)[1]
+    for said in ("memory 30.0 %", "compute 50.0 %", "overhead 15.0 %", "not known 5.0 %", "54.0 MB", "536 MFLOP",
+                 "9.93 FLOP/byte", "aten::mm 40.0 % (compute)", "5.0 % its bytes are not modelled (odd&lt;i&gt;)",
+                 "not modelled for 5.0 % of the time", "known for all ops"):  # fmt: skip
+        assert said in part, said
+    widths = [float(width) for width in re.findall(r'<i style="width:([\d.]+)%', part)]
+    assert sum(widths) == pytest.approx(100)
+    account["character"] = {"available": False, "reason": "no op recorder ran in this clean pass"}
+    assert "It is not known: no op recorder ran in this clean pass." in render(account)

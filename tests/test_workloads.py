@@ -22,20 +22,48 @@ from perfsuite.workloads.contract import Basics, Job
 EXAMPLE = str(Path(__file__).parent / "data" / "my_workload.py")
 WORKLOADS = [*registry.names(), EXAMPLE]
 ALL_SCALES = [(name, scale) for name in WORKLOADS for scale in registry.load(name).CONFIGS]
-# The round's own models and data are not here: the tests of each workload build them without memory.
-SCALES = [(name, scale) for name, scale in ALL_SCALES if not scale.startswith("mlperf")]
+# The round's own models, and data that users bring, are not here: the tests of each workload see to them.
+SCALES = [(name, scale) for name, scale in ALL_SCALES
+          if not scale.startswith("mlperf") and not registry.load(name).CONFIGS[scale].data_from]  # fmt: skip
 PARTS = ["forward", "backward", "optimizer"]
 
 # What scale gpu becomes here: its data, its precision and its code, on a network that two CPU cores can train.
 SMALL = {
+    "dlrm": {
+        "batch_size": 128, "bag_sizes": (1, 4, 4, 1, 2, 1, 1, 1, 1, 2, 1, 1), "expansion": 8, "width": 16,
+        "bottom": (32,), "top": (64, 32), "cross_rank": 16, "learning_rate": 0.02, "eval_samples": 1000,
+    },
     "llama": {
         "batch_size": 2, "width": 64, "depth": 2, "num_heads": 2, "hidden": 128, "sequence": 64, "warmup_steps": 8,
         "eval_samples": 4,
     },
     "resnet": {"batch_size": 20, "width": 8, "blocks": (1, 1, 1), "warmup_epochs": 0.005},
+    "ncf": {"batch_size": 2048, "expansion": (2, 2), "factors": 8, "layers": (16, 8), "learning_rate": 1e-2},
+    "transformer": {
+        "batch_size": 8, "width": 64, "depth": 1, "num_heads": 2, "hidden": 128, "buckets": ((96, 96),),
+        "warmup_steps": 8, "dropout": 0.1, "beam": 2, "longer": 5, "eval_samples": 40,
+    },
+    "gnmt": {
+        "batch_size": 8, "width": 32, "depth": 3, "warmup_steps": 4, "learning_rate": 6e-3,
+        "beam": 2, "eval_samples": 8,
+    },
+    "bert": {
+        "batch_size": 8, "width": 32, "depth": 2, "num_heads": 2, "hidden": 64, "vocabulary": 512, "sequence": 32,
+        "masked": 6, "warmup_steps": 4, "learning_rate": 0.02, "eval_samples": 16,
+    },
+    "retinanet": {
+        "batch_size": 4, "train_samples": 64, "eval_samples": 8, "eval_batch": 4, "blocks": (1, 1, 1), "stem": 8,
+        "width": 8, "pyramid": 16, "depth": 1, "learning_rate": 2e-3, "warmup_epochs": 0.1,
+    },
 }  # fmt: skip
 
+# Steps after which the loss must have fallen: ncf has no warm-up, a small rate, and embeddings that start near 0; LAMB
+# goes a small share of each weight's size in a step, and bert's tiny warms up for 64 steps.
+FIRST_STEPS = {"ncf": 80, "bert": 96}
+
 MLLOG_KEYS = {
+    "dlrm": "global_batch_size opt_name opt_base_learning_rate opt_weight_decay opt_learning_rate_warmup_steps "
+    "gradient_accumulation_steps",
     "llama": "global_batch_size max_sequence_length opt_name opt_base_learning_rate opt_end_learning_rate "
     "opt_learning_rate_warmup_steps opt_learning_rate_decay_steps opt_learning_rate_decay_schedule opt_adamw_beta_1 "
     "opt_adamw_beta_2 opt_adamw_epsilon opt_adamw_weight_decay opt_gradient_clip_norm gradient_accumulation_steps "
@@ -45,6 +73,17 @@ MLLOG_KEYS = {
     "resnet": "global_batch_size opt_name gradient_accumulation_steps sgd_opt_base_learning_rate "
     "sgd_opt_end_learning_rate sgd_opt_learning_rate_decay_poly_power sgd_opt_learning_rate_decay_steps "
     "sgd_opt_weight_decay sgd_opt_momentum model_bn_span opt_learning_rate_warmup_epochs",
+    "ncf": "global_batch_size opt_name opt_base_learning_rate opt_adam_beta_1 opt_adam_beta_2 opt_adam_epsilon",
+    "transformer": "global_batch_size opt_name opt_base_learning_rate opt_learning_rate_warmup_steps opt_adam_beta_1 "
+    "opt_adam_beta_2 opt_adam_epsilon max_sequence_length gradient_accumulation_steps",
+    "gnmt": "global_batch_size max_sequence_length opt_base_learning_rate opt_learning_rate_alt_warmup_func "
+    "opt_learning_rate_warmup_steps opt_learning_rate_alt_decay_func opt_learning_rate_decay_factor "
+    "opt_learning_rate_decay_interval opt_learning_rate_decay_steps opt_learning_rate_remain_steps",
+    "bert": "global_batch_size opt_base_learning_rate opt_epsilon opt_lamb_epsilon opt_learning_rate_training_steps "
+    "opt_learning_rate_warmup_steps num_warmup_steps start_warmup_step opt_lamb_beta_1 opt_lamb_beta_2 "
+    "opt_lamb_weight_decay_rate gradient_accumulation_steps",
+    "retinanet": "global_batch_size opt_name opt_base_learning_rate opt_weight_decay opt_learning_rate_warmup_epochs "
+    "opt_learning_rate_warmup_factor gradient_accumulation_steps",
 }
 
 
@@ -159,9 +198,12 @@ def test_phases_and_files(workload):
     assert phases.seen == PARTS
     assert math.isfinite(loss)
     assert math.isfinite(job.evaluate(Phases()))
-    assert [(t.shape, t.dtype, t.stride()) for t in tensors(batch)] == [
-        (t.shape, t.dtype, t.stride()) for t in tensors(synthetic)
-    ]
+    made_up = [synthetic, *islice(job.synthetic(), 8)]  # buckets of padded lengths take turns
+    assert layouts(batch) in [layouts(each) for each in made_up]
+
+
+def layouts(batch: Any) -> list[Any]:
+    return [(tensor.shape, tensor.dtype, tensor.stride()) for tensor in tensors(batch)]
 
 
 def tensors(batch: Any) -> tuple[torch.Tensor, ...]:
@@ -239,8 +281,10 @@ def test_llama_sees_no_later_byte():
 
 def test_a_few_steps_lower_the_loss(workload):
     module, scale = workload
+    if (module.NAME, scale) == ("dlrm", "tiny"):
+        pytest.skip("whether a flight is late is hardly known: its first loss is below 1.2 of the best one")
     job = module.build(small(module, scale), "cpu", 1)
-    losses = train(job, job.open(registry.data_folder()), 24)
+    losses = train(job, job.open(registry.data_folder()), FIRST_STEPS.get(module.NAME, 24))
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 

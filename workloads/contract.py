@@ -11,14 +11,14 @@ and may have two more:
 
     AREA      "language modelling": what MLPerf calls the area
     rescaled(config, batch_size) -> Config: the same with another batch size, and with the learning rate that the file's
-              own rule gives for it; the schedule stays as it is in samples, rounded to whole steps
+              own rule gives for it; the schedule stays as it is in samples, rounded up to whole steps (whole_steps)
 
 A workload does not know that it is measured: `phase(name)` is handed to it, and does nothing when nobody measures.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -54,6 +54,11 @@ class Schedule:
     """A run that has not reached the target after the evaluation at or past this many samples has not converged."""
     max_time_s: float
     """A run still training after this many seconds on the clock has not converged."""
+
+
+def whole_steps(schedule: Schedule, batch_size: int) -> Schedule:
+    """The same with max_samples rounded up to whole steps of this batch size."""
+    return replace(schedule, max_samples=-(-schedule.max_samples // batch_size) * batch_size)
 
 
 @dataclass(frozen=True)

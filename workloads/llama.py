@@ -10,7 +10,7 @@ import lzma
 import math
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from perfsuite.kernels.linear_cross_entropy import linear_cross_entropy
 from perfsuite.kernels.rms_norm import rms_norm
 from perfsuite.kernels.rope import rope
 from perfsuite.kernels.swiglu import swiglu
-from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
+from perfsuite.workloads.contract import Basics, Phase, Schedule, Target, whole_steps
 
 NAME = "llama"
 MLPERF = "llama31_8b"
+AREA = "language modelling"
 
 VOCABULARY = 256
 BETAS, EPSILON = (0.9, 0.95), 1e-5
@@ -84,6 +85,7 @@ CONFIGS = {
         train_samples=28308,
         eval_samples=48,
         data_files=("bible.xz",),
+        data="World English Bible, 4.0 MB of text",
     ),
     "gpu": Config(
         target=Target("validation loss", "nats per byte", 1.3, higher_is_better=False),
@@ -92,6 +94,7 @@ CONFIGS = {
         train_samples=9446,
         eval_samples=256,
         data_files=("bible.xz", "verse.xz"),
+        data="World English Bible, plays and verse of Shakespeare and Milton, 10 MB of text",
         width=512,
         depth=8,
         num_heads=8,
@@ -103,6 +106,22 @@ CONFIGS = {
         held_out=BIBLE_HELD_OUT + VERSE_HELD_OUT,
     ),
 }
+
+
+def rescaled(config: Config, batch_size: int) -> Config:
+    """The same in batches of another size; warm-up and decay take as many samples as before.
+
+    The learning rate follows the square root of the batch size, as the noise of a gradient does (Malladi et al., "On
+    the SDEs and Scaling Rules for Adaptive Gradient Algorithms", 2022); the betas are left as they are.
+    """
+    ratio = batch_size / config.batch_size
+    return replace(
+        config,
+        batch_size=batch_size,
+        schedule=whole_steps(config.schedule, batch_size),
+        learning_rate=config.learning_rate * math.sqrt(ratio),
+        warmup_steps=max(1, round(config.warmup_steps / ratio)),
+    )
 
 
 class Linear(nn.Linear):

@@ -9,7 +9,7 @@ from types import ModuleType
 
 from perfsuite.workloads.contract import Basics
 
-BUILT_IN = ("llama", "resnet")
+BUILT_IN = ("llama", "resnet", "ncf", "dlrm", "transformer", "gnmt", "bert", "retinanet")
 ASK = f"give one of {', '.join(BUILT_IN)}, or the path of a .py file"
 PROMISED = ("NAME", "MLPERF", "CONFIGS", "build")
 
@@ -22,6 +22,11 @@ def names() -> tuple[str, ...]:
 def data_folder() -> Path:
     """Where the packed data of the built-in workloads lies."""
     return Path(__file__).parent / "data"
+
+
+def reference_points_file(name: str) -> Path:
+    """Where the reference convergence points of a workload lie, or would lie: beside it. name: as for load()."""
+    return Path(name).with_suffix(".rcp.json") if name.endswith(".py") else Path(__file__).parent / f"{name}.rcp.json"
 
 
 def load(name: str) -> ModuleType:

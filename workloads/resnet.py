@@ -9,7 +9,7 @@ import copy
 import lzma
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,11 @@ import torch.nn.functional as F
 
 from perfsuite.kernels.batch_norm_add_relu import batch_norm_add_relu
 from perfsuite.kernels.cross_entropy import cross_entropy
-from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
+from perfsuite.workloads.contract import Basics, Phase, Schedule, Target, whole_steps
 
 NAME = "resnet"
 MLPERF = "resnet"
+AREA = "image classification"
 
 CLASSES, SIDE = 10, 28
 TRAIN_IMAGES, TEST_IMAGES = 6000, 1000  # in each file; data/build.py has the format
@@ -75,6 +76,7 @@ CONFIGS = {
         train_samples=6000,
         eval_samples=1000,
         data_files=("fashion_mnist_0.xz",),
+        data="Fashion-MNIST, 6,000 of its images",
     ),
     "gpu": Config(
         target=Target("top-1 accuracy", "share of images", 0.92, higher_is_better=True),
@@ -83,6 +85,7 @@ CONFIGS = {
         train_samples=24_000,
         eval_samples=4000,
         data_files=tuple(f"fashion_mnist_{part}.xz" for part in range(4)),
+        data="Fashion-MNIST, 24,000 of its images",
         width=64,
         blocks=(2, 3, 3),
         stem_stride=1,
@@ -92,6 +95,19 @@ CONFIGS = {
         autocast=True,
     ),
 }
+
+
+def rescaled(config: Config, batch_size: int) -> Config:
+    """The same in batches of another size; warm-up and decay take as many samples as before.
+
+    The learning rate follows the batch size in a line (Goyal et al., "Accurate, Large Minibatch SGD", 2017).
+    """
+    return replace(
+        config,
+        batch_size=batch_size,
+        schedule=whole_steps(config.schedule, batch_size),
+        learning_rate=config.learning_rate * batch_size / config.batch_size,
+    )
 
 
 class BatchNorm(nn.BatchNorm2d):

@@ -117,12 +117,33 @@ int64_t elements_of(const c10::IValue& value) {
   return value.toTensor().numel();
 }
 
+// How many elements of a tensor a list of indices picks, each dimension by its own or by none: those of the indices times
+// the dimensions that have none. 0 for a mask, which another op inside fills by; -1 where it does not follow from shapes.
+int64_t indexed_elements(const c10::IValue& self, const c10::IValue& indices) {
+  if (elements_of(self) < 0 || !indices.isList()) return -1;
+  const at::Tensor& tensor = self.toTensor();
+  const auto list = indices.toListRef();
+  int64_t picked = -1, others = tensor.numel();
+  for (size_t i = 0; i < list.size(); ++i) {
+    if (!list[i].isTensor() || !list[i].toTensor().defined()) continue;
+    const at::Tensor& index = list[i].toTensor();
+    if (index.scalar_type() == c10::ScalarType::Bool || index.scalar_type() == c10::ScalarType::Byte) return 0;
+    const int64_t elements = elements_of(list[i]);
+    if (elements < 0 || int64_t(i) >= tensor.dim() || (picked >= 0 && elements != picked)) return -1;
+    picked = elements;
+    others /= std::max<int64_t>(tensor.size(int64_t(i)), 1);
+  }
+  return picked < 0 ? -1 : picked * others;
+}
+
 }  // namespace
 
 void SampledCall::begin(const OpModel* model, c10::ArrayRef<const c10::IValue> inputs) {
   model_ = model;
   signature_.clear();
   regions_.clear();
+  touched_.clear();
+  children_bytes_ = 0;
   known_ = model && model->known;
   any_output_ = any_write_ = on_cuda_ = false;
   all_alias_ = true;
@@ -132,7 +153,9 @@ void SampledCall::begin(const OpModel* model, c10::ArrayRef<const c10::IValue> i
     ArgumentAccess access = i < model->arguments.size() ? model->arguments[i] : ArgumentAccess{};
     if (access.extent == Extent::kIndexPut) access.reads = inputs.size() > 3 && inputs[3].isBool() && inputs[3].toBool();
     const bool counted = access.extent != Extent::kWhole && access.extent != Extent::kOutputs;
-    add_input(inputs[i], access, counted && access.by < inputs.size() ? elements_of(inputs[access.by]) : -1);
+    int64_t elements = counted && access.by < inputs.size() ? elements_of(inputs[access.by]) : -1;
+    if (access.extent == Extent::kIndexPut && elements == 1) elements = indexed_elements(inputs[i], inputs[1]);
+    add_input(inputs[i], access, elements);
   }
   num_inputs_ = regions_.size();
   const size_t causal = size_t(model->is_causal);
@@ -173,7 +196,7 @@ void SampledCall::add_tensor(const at::Tensor& tensor, ArgumentAccess access, in
     case Extent::kElements:
     case Extent::kRows: {
       const int64_t rows = tensor.dim() > 0 ? std::max<int64_t>(tensor.size(0), 1) : 1;
-      if (by_elements < 0 || (access.extent == Extent::kIndexPut && by_elements == 1)) known_ = false;
+      if (by_elements < 0) known_ = false;
       touched = std::min(whole, by_elements * (access.extent == Extent::kRows ? whole / rows : element_bytes));
       break;
     }
@@ -216,24 +239,42 @@ int64_t SampledCall::least_bytes(int64_t* footprint) {
   std::sort(regions_.begin(), regions_.end(), [](const Region& a, const Region& b) {
     return std::tie(a.storage, a.offset, a.whole) < std::tie(b.storage, b.offset, b.whole);
   });
-  int64_t bytes = 0;
+  const auto by_storage = [](const Touched& a, const Touched& b) { return a.storage < b.storage; };
+  const auto inside = touched_.begin(), end = touched_.end();
+  std::sort(inside, end, by_storage);
+  std::vector<Touched> own;
+  int64_t least = 0, untouched = 0;
   *footprint = 0;
   for (size_t i = 0; i < regions_.size();) {
-    const Region& first = regions_[i];
-    int64_t reads = 0, writes = 0;
-    for (; i < regions_.size() && regions_[i].storage == first.storage && regions_[i].offset == first.offset &&
-           regions_[i].whole == first.whole;
-         ++i) {
-      reads = std::max(reads, regions_[i].reads);
-      writes = std::max(writes, regions_[i].writes);
+    Touched mine{regions_[i].storage, 0, 0};
+    while (i < regions_.size() && regions_[i].storage == mine.storage) {
+      const Region& first = regions_[i];
+      int64_t reads = 0, writes = 0;
+      for (; i < regions_.size() && regions_[i].storage == first.storage && regions_[i].offset == first.offset &&
+             regions_[i].whole == first.whole;
+           ++i) {
+        reads = std::max(reads, regions_[i].reads);
+        writes = std::max(writes, regions_[i].writes);
+      }
+      mine.reads += reads;
+      mine.writes += writes;
+      *footprint += std::max(reads, writes);
     }
-    bytes += reads + writes;
-    *footprint += std::max(reads, writes);
+    least += mine.reads + mine.writes;
+    for (auto [child, last] = std::equal_range(inside, end, mine, by_storage); child != last; ++child) {
+      mine.reads = std::max<int64_t>(0, mine.reads - child->reads);
+      mine.writes = std::max<int64_t>(0, mine.writes - child->writes);
+    }
+    untouched += mine.reads + mine.writes;
+    if (mine.reads || mine.writes) own.push_back(mine);
   }
-  return bytes;
+  touched_.insert(touched_.end(), own.begin(), own.end());
+  if (model_->own_pass) return least;
+  // A kernel may fill, cast or copy through other ops, and these may have moved more than the least.
+  return least > children_bytes_ ? least - children_bytes_ : untouched;
 }
 
-void SampledCall::finish(const std::vector<c10::IValue>& outputs, int64_t children_bytes) {
+void SampledCall::finish(const std::vector<c10::IValue>& outputs, SampledCall* parent) {
   std::string& text = signature_;
   if (model_ && !outputs.empty()) {
     const size_t before = text.size();
@@ -254,20 +295,22 @@ void SampledCall::finish(const std::vector<c10::IValue>& outputs, int64_t childr
     if (text.size() == arrow) text.resize(before);  // returns no tensor
   }
 
-  bytes_ = own_bytes(children_bytes);
+  bytes_ = own_bytes();
   if (bytes_ <= 0) footprint_bytes_ = bytes_;
-  subtree_bytes_ = children_bytes + std::max<int64_t>(0, bytes_);
+  if (!parent) return;
+  parent->children_bytes_ += children_bytes_ + std::max<int64_t>(0, bytes_);
+  if (parent->touched_.size() <= kMaxTouched)
+    parent->touched_.insert(parent->touched_.end(), touched_.begin(), touched_.end());
 }
 
-int64_t SampledCall::own_bytes(int64_t children_bytes) {
+int64_t SampledCall::own_bytes() {
   if (!model_ || !model_->known) return kUnknownBytes;
   const bool kernel = on_cuda_ ? model_->cuda_kernel : model_->cpu_kernel;
   if (model_->moves_nothing) return 0;
-  if (!kernel && (model_->composite || children_bytes > 0)) return 0;  // its children did it
-  if (!known_) return kUnknownBytes;
+  if (!kernel && (model_->composite || children_bytes_ > 0)) return 0;  // its children did it
+  if (!known_ || touched_.size() > kMaxTouched) return kUnknownBytes;
   if (any_output_ && all_alias_ && !any_write_) return 0;  // a view
-  // Less what its children have moved already: a kernel may fill or copy through other ops.
-  return std::max<int64_t>(0, least_bytes(&footprint_bytes_) - children_bytes);
+  return least_bytes(&footprint_bytes_);
 }
 
 }  // namespace perfsuite

@@ -93,7 +93,16 @@ constexpr std::string_view kMetadataOnly[] = {
     "aten::size",        "aten::stride",   "aten::dim",     "aten::numel",        "aten::is_same_size",
     "aten::result_type", "aten::can_cast", "aten::is_pinned", "aten::set_",       "aten::record_stream",
     "aten::sym_size",    "aten::sym_stride", "aten::sym_numel", "aten::sym_storage_offset", "aten::storage_offset",
+    // Of sparse tensors: their parts and what is known of them.
+    "aten::_indices",    "aten::_values",  "aten::indices", "aten::values",      "aten::_nnz",
+    "aten::sparse_dim",  "aten::dense_dim", "aten::is_coalesced", "aten::_coalesced_",
+    "aten::_sparse_coo_tensor_with_dims_and_tensors",
+    // Hand everything to another op.
+    "aten::_embedding_bag_backward",
 };
+
+// Fill their outputs through other ops, then go over them: sorting and selecting work in place on a copy.
+constexpr std::string_view kOwnPass[] = {"aten::sort", "aten::median", "aten::kthvalue"};
 
 bool starts_with(std::string_view text, std::string_view prefix) { return text.substr(0, prefix.size()) == prefix; }
 
@@ -109,6 +118,9 @@ OpModel make(const c10::OperatorHandle& handle) {
   model.moves_nothing = starts_with(name, "aten::empty") || starts_with(name, "aten::new_empty") ||
                         handle.hasTag(at::Tag::inplace_view);
   for (std::string_view metadata : kMetadataOnly) model.moves_nothing |= name == metadata;
+  // Calls the library itself, without a kernel of that name.
+  if (name == "aten::convolution_backward") model.cpu_kernel = model.cuda_kernel = true;
+  for (std::string_view own : kOwnPass) model.own_pass |= name == own;
   for (const c10::Argument& argument : schema.arguments()) {
     const bool writes = argument.alias_info() && argument.alias_info()->isWrite();
     if (argument.name() == "is_causal") model.is_causal = int(model.arguments.size());

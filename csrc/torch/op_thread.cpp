@@ -99,7 +99,6 @@ void ThreadRecorder::begin(const at::RecordFunction& fn) {
   }
   frame.sampled = kSampled;
   if constexpr (kSampled) {
-    frame.children_bytes = 0;
     calls_[depth_].begin(OpNameCache::model(entry, fn), fn.inputs());
   }
   frame.children_ns = 0;
@@ -154,8 +153,7 @@ void ThreadRecorder::end(const at::RecordFunction& fn) {
     slices_.keep(recording_.slices, {frame.begin_ns, t, frame.name->id, number_, uint32_t(depth_)});
   if (frame.sampled) {
     SampledCall& call = calls_[depth_];
-    call.finish(fn.outputs(), frame.children_bytes);
-    if (depth_ > 0) frames_[depth_ - 1].children_bytes += call.subtree_bytes();
+    call.finish(fn.outputs(), depth_ > 0 && frames_[depth_ - 1].sampled ? &calls_[depth_ - 1] : nullptr);
     if (call.is_operator()) note(row, self_ns, call);
   }
 }

@@ -78,7 +78,6 @@ class ThreadRecorder {
     bool in_node, sampled;
     uint32_t site;                   // row that stands for what this op launches
     const LaunchObserver* observer;  // was told of it; null: nobody
-    int64_t children_bytes;
   };
   void join(Frame& frame, Scope current);
   void tell_launches(Frame& frame, const LaunchObserver* observer);

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite import record, tampering
-from perfsuite.harness import data_files, ops_choice, own_cost, page_cache
+from perfsuite.harness import data_files, ops_choice, own_cost, page_cache, touched_rows
+from perfsuite.harness.batch_size import rescaled
 from perfsuite.harness.replay import replay_steps
 from perfsuite.harness.train import Trained, train_to_target
 from perfsuite.mlperf.log import MLLog
@@ -64,7 +65,7 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
     torch.set_num_threads(request["threads"])
     folder, kind = Path(request["folder"]), request["kind"]
     workload = registry.load(request["workload"])
-    config = workload.CONFIGS[request["scale"]]
+    config, _ = rescaled(workload, workload.CONFIGS[request["scale"]], request["batch_size"])
     if request.get("target") is not None:
         config = replace(config, target=replace(config.target, value=request["target"]))
     data_folder = Path(request["data_folder"])
@@ -98,6 +99,8 @@ def run_pass(request: dict[str, Any], send: Any, result: dict[str, Any]) -> None
         )
     result |= trained.result | {"log": log_name, "tampered": tampering.changes(before)}
     record.save_arrays(folder, result, trained.arrays)
+    if kind == "ledger":
+        result["rows"] = touched_rows.measure(trained.job, trained.batches)
     if kind == "ledger" and request["device"] == "cpu":
         # On a GPU the slowdown outlives the recorders' stop: there whole passes are compared (account_overhead).
         send({"event": "own_cost"})
@@ -112,7 +115,8 @@ def _own_cost(trained: Trained, watch: Watch, device: str) -> dict[str, Any] | N
     in_steps = [p["time_ns"] for p in trained.result["phases"] if p["name"] not in ("evaluation", "other")]
     if not trained.result["reached"] or not steps:
         return None
-    return own_cost.measure(trained.job, trained.batches, watch, device, sum(in_steps) / steps, OWN_COST_BUDGET_NS)
+    budget_ns = min(OWN_COST_BUDGET_NS, trained.result["clock_ns"])  # what a run costs to measure is not more than it
+    return own_cost.measure(trained.job, trained.batches, watch, device, sum(in_steps) / steps, budget_ns)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def make(
             return result
 
         results = list(pool.map(one, range(seeds)))
-    path = _path(registry.load(workload))
+    path = registry.reference_points_file(workload)
     document = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"schema": SCHEMA}
     command = f"perfsuite rcp {workload} --scale {scale} --seeds {seeds}"
     document[scale] = points = {
@@ -56,12 +56,8 @@ def make(
 
 def load(workload: str, scale: str) -> dict[str, Any] | None:
     """The points of a workload at a scale, as make() stored them; None where there are none."""
-    path = _path(registry.load(workload))
+    path = registry.reference_points_file(workload)
     return json.loads(path.read_text(encoding="utf-8")).get(scale) if path.exists() else None
-
-
-def _path(workload: Any) -> Path:
-    return Path(workload.__file__).with_suffix(".rcp.json")
 
 
 class _Quiet:

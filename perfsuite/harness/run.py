@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import perfsuite
 from perfsuite import conditions, machine, record, topology
 from perfsuite.harness import data_files, ops_choice
+from perfsuite.harness.batch_size import rescaled
 from perfsuite.harness.one_pass import result_path
 from perfsuite.record import Record
 from perfsuite.workloads import registry
@@ -41,6 +42,7 @@ class Request:
     counters: bool = False
     host_stacks: bool = False
     target: float | None = None
+    batch_size: int | None = None
     command: tuple[str, ...] = ()
 
 
@@ -57,19 +59,40 @@ class Observer(Protocol):
     def note(self, text: str) -> None: ...
 
 
-def start(request: Request, observer: Observer) -> tuple[Record, Path]:
-    """Make a record for the request and run all of its passes. Raises ValueError for what cannot be run."""
+def begin(request: Request) -> tuple[Record, Path]:
+    """Make a record for the request, without its passes. Raises ValueError for what cannot be run."""
     made = new_record(request)
     folder = record.new_folder(request.out, f"{made.workload}-{made.scale}-{machine.machine_name()}")
     made.id = folder.name
     record.save(made, folder)
+    return made, folder
+
+
+def start(request: Request, observer: Observer) -> tuple[Record, Path]:
+    """Make a record for the request and run all of its passes. Raises ValueError for what cannot be run."""
+    made, folder = begin(request)
+    finish(made, folder, observer)
+    return made, folder
+
+
+def finish(made: Record, folder: Path, observer: Observer) -> None:
+    """Run the passes that the record lacks."""
     prepare(made, folder, observer)
     run_missing(made, folder, observer)
-    return made, folder
 
 
 def resume(folder: Path, observer: Observer) -> tuple[Record, Path]:
     """Run the passes of a record that are missing: all that were not finished when it was cut off."""
+    made = reopen(folder)
+    finish(made, folder, observer)
+    return made, folder
+
+
+def reopen(folder: Path) -> Record:
+    """The record of a run that was cut off, with what its passes have left.
+
+    Raises ValueError for one of another kind or of another machine.
+    """
     made = record.load(folder)
     if made.kind != "run":
         raise ValueError(f"{folder} holds an accounted loop, not a run: only runs can be resumed")
@@ -79,9 +102,7 @@ def resume(folder: Path, observer: Observer) -> tuple[Record, Path]:
         raise ValueError(f"{folder} was recorded on another machine ({there}, this is {here}): start a new run")
     for kind, index, _ in planned(made):  # a pass that was finished but not yet taken over
         take_over(made, folder, kind, index)
-    prepare(made, folder, observer)
-    run_missing(made, folder, observer)
-    return made, folder
+    return made
 
 
 def new_record(request: Request) -> Record:
@@ -90,7 +111,7 @@ def new_record(request: Request) -> Record:
     if request.scale not in workload.CONFIGS:
         known = ", ".join(workload.CONFIGS)
         raise ValueError(f"workload {workload.NAME} has no scale {request.scale!r}; it has: {known}")
-    config = workload.CONFIGS[request.scale]
+    config, notes = rescaled(workload, workload.CONFIGS[request.scale], request.batch_size)
     device = conditions.device(request.device)
     for flag in ("timeline", "counters"):
         if getattr(request, flag) and device == "cpu":
@@ -124,6 +145,8 @@ def new_record(request: Request) -> Record:
         division=request.division,
         use=use,
         ops=request.ops,
+        batch_size=request.batch_size,
+        notes=notes,
         config=asdict(config),
         target=target,
         schedule=asdict(config.schedule),
@@ -218,6 +241,7 @@ def run_process(
         "division": made.division,
         "use": made.use,
         "ops": made.ops,
+        "batch_size": made.batch_size,
         "target": made.target["value"] if made.target else None,
         "data_folder": made.data_folder or str(registry.data_folder()),
         "threads": threads or len(topology.worker_cpus()),

@@ -55,7 +55,7 @@ def score(record: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]
     if len(finite) < 2:
         result["ci95_reason"] = "an interval needs at least 2 runs that reach the target"
     else:
-        grid = record["schedule"]["eval_every_samples"] * result["time_per_sample_s"]
+        grid = evaluation_interval_samples(record) * result["time_per_sample_s"]
         result["ci95_s"] = list(score_interval(center, finite, grid))
     notes = [FOOTNOTE]
     asked = record["config"].get("num_runs", len(runs))
@@ -67,6 +67,12 @@ def score(record: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str | None]
         notes.append("One run did not reach the target; it counts as the slowest and is dropped.")
     result["footnote"] = " ".join(notes)
     return result, None
+
+
+def evaluation_interval_samples(record: Mapping[str, Any]) -> int:
+    """Samples from an evaluation of a run to the next: whole steps."""
+    batch_size = record["config"].get("batch_size") or 1
+    return math.ceil(record["schedule"]["eval_every_samples"] / batch_size) * batch_size
 
 
 def _run(p: dict[str, Any]) -> dict[str, Any]:

@@ -32,15 +32,15 @@ def hue(index: int) -> str:
 
 
 def convergence(account: dict[str, Any]) -> Chart | None:
-    """Quality at every evaluation of every run, against the target; over seconds and over samples."""
+    """Quality at every evaluation of every run, against the target; over samples and over seconds."""
     score, target = account["score"], account["target"]
     runs = [run for run in (score["runs"] if score else []) if run["evaluations"]]
     if not runs:
         return None
     unit = f"{target['metric']}, {target['unit']}" if target else "quality"
     views = {
-        "seconds": _convergence_view(runs, target, "time_s", "seconds since run start", unit),
         "samples": _convergence_view(runs, target, "samples", "samples trained on", unit),
+        "seconds": _convergence_view(runs, target, "time_s", "seconds since run start", unit),
     }
     return {"views": views, "height": 360}
 
@@ -94,7 +94,7 @@ def roofline(account: dict[str, Any]) -> tuple[Chart | None, str]:
         return None, "No roofline: bytes and flops are known together for none of the recorded ops."
     shown = placed[:MAX_MARKERS]
     intensities = [op["flops"] / op["bytes"] for op in shown]
-    lines, labels = roofs(*_rates_and_peaks(ceilings), min(intensities) / 8, max(intensities) * 4)
+    lines, labels = roofs(*rates_and_peaks(ceilings), min(intensities) / 8, max(intensities) * 4)
     data = lines + _markers(shown, account["ledger"]["clock_s"])
     layout = {
         "xaxis": {"type": "log", "title": {"text": "arithmetic intensity, flop per byte"}, "dtick": 1},
@@ -119,7 +119,8 @@ def ceiling(rate: dict[str, float]) -> float:
     return rate.get("ceiling", rate["median"])
 
 
-def _rates_and_peaks(ceilings: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+def rates_and_peaks(ceilings: dict[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """(read bandwidth of each level, peak of each kind of arithmetic), both a second."""
     peaks = {
         f"{dtype} {kind}": ceiling(rate)
         for kind, key in (("GEMM", "gemm_flops_per_s"), ("FMA", "fma_flops_per_s"))

@@ -7,7 +7,7 @@ What is not there is a sentence that says why.
 
 from typing import Any
 
-from perfsuite.report import charts, figures, gpu, mfu, tables
+from perfsuite.report import character, charts, figures, gpu, mfu, reference, tables, working_set
 from perfsuite.report.conditions import conditions
 from perfsuite.report.figures import count, seconds, si
 from perfsuite.report.gpu_memory import categories
@@ -46,6 +46,7 @@ def _sections(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[M
         _answer(account),
         section("convergence", "Convergence", *_convergence(account, drawn)),
         section("time", "Where the time went", *_time(account, drawn)),
+        section("character", "Memory-system character", *character.section_parts(account)),
         section("limits", "How near to the machine's limits", *_limits(account, drawn)),
         section("memory", "Memory", *_memory(account)),
         *gpu.sections(account, drawn),
@@ -122,6 +123,12 @@ def _convergence(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> lis
         reason = account["score_reason"] or "no run was evaluated"
         return [paragraph(f"There is no convergence curve: {reason}.", "absent")]
     said = "Every evaluation of every run; the last one of each is the larger mark."
+    points, why_not = reference.points(account)
+    if points:
+        reference.draw_behind(chart["views"]["samples"], points)
+        said += f" {reference.sentence(points)}"
+    elif account["target"]:
+        said += f" There are no reference points behind them: {why_not}."
     return [paragraph(said), draw("convergence", chart, drawn, "quality of every run against the target")]
 
 
@@ -191,7 +198,7 @@ def _memory(account: dict[str, Any]) -> list[Markup]:
         ceilings, reason = charts.ceilings_of(account)
         reason = "no op is known to have run in this pass" if ceilings else reason
         parts.append(paragraph(f"No op is placed at a memory level: {reason}.", "absent"))
-    return parts
+    return parts + working_set.section(account.get("working_set"))
 
 
 def _series(account: dict[str, Any], drawn: dict[str, charts.Chart]) -> list[Markup]:

@@ -49,6 +49,7 @@ class RunProgress:
         """A pass begins: the index-th (from 0) of `of` of its kind."""
         self._record, self._started_s = record, time.monotonic()
         self._name = NAMES.get(kind, kind) + (f" {index + 1} of {of}" if of > 1 else "")
+        self._name += f", batch size {record.batch_size}" if record.batch_size else ""
         self._left_after = _passes_after(kind, index, of, record)
         self._end_task()
         expected = self._expected_samples()

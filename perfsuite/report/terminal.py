@@ -11,7 +11,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from perfsuite.report import device_text, figures, memory_system_text, op_times, power_text
+from perfsuite.report import (
+    character,
+    device_text,
+    figures,
+    memory_system_text,
+    op_times,
+    power_text,
+    working_set,
+)
 from perfsuite.report.figures import count, percent, seconds, si
 from perfsuite.report.optional import block, on_gpu
 from perfsuite.report.power_words import throttled
@@ -28,6 +36,7 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
     if ledger:
         parts += [_heading("Where the time went", _which(ledger)), _phases(ledger)]
         parts += [_heading("Longest ops", None), _Ops(ledger)]
+        parts += [_heading("Memory-system character", None), _pairs(character.lines(account))]
     if account["memory"]:
         parts += [_heading("Memory", None), _memory(account["memory"])]
     if on_gpu(account):
@@ -41,6 +50,7 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
                   (("by kernel", power_text.by_kernel), ("gpm", power_text.monitor), ("clocks", power_text.clocks))]
     lines.append(("own cost", _overhead(account["overhead"])))
     if ledger:
+        lines += [("working set", Text(line)) for line in working_set.sentences(account.get("working_set"))]
         lines += [("suite op", _suite_op(op, ledger["clock_s"])) for op in ledger.get("suite_ops", [])]
         lines.append(("checks", _checks(ledger["checks"])))
     lines += [("note", Text(note)) for note in [*(ledger["notes"] if ledger else []), *account["notes"]]]

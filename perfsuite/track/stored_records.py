@@ -43,6 +43,7 @@ def measurements(folder: Path) -> tuple[list[Measurement], list[str]]:
 def _shared(made: record.Record, folder: Path) -> dict[str, Any]:
     fingerprint = made.machine["fingerprint"]
     use = "".join(f" --use {op}={name}" for op, name in sorted(made.use.items()))
+    use += f" --batch-size {made.batch_size}" if made.batch_size else ""
     commit, plus, _ = (made.commit or "").partition("+")
     told = {
         "Python": fingerprint["python"]["version"],
