@@ -165,6 +165,17 @@ def test_every_round_has_rules_for_each_of_its_benchmarks(ruleset):
                 assert 0 < benchmark.schedule.interval(batch) <= benchmark.schedule.first(batch)
 
 
+@pytest.mark.parametrize("ruleset", ["1.0", "2.0", "3.0"])
+def test_the_hpc_suite_has_rules(tmp_path, ruleset):
+    from mlperf_logging.benchmark_meta import get_allowed_benchmarks
+
+    book = rulebook.of(rounds.parse(f"hpc-{ruleset}"))
+    assert set(get_allowed_benchmarks("hpc", f"{ruleset}.0")) == set(book.benchmarks)
+    path = logs.write(tmp_path / "result_0.txt", logs.run(3, benchmark="deepcam", qualities=[0.7, 0.8, 0.81]))
+    one = verified(path, rounds.parse(f"hpc-{ruleset}"))
+    assert any("the target is >= 0.82" in f["text"] for f in one["logs"][0]["findings"])
+
+
 def test_schedules_are_those_of_the_rules_text():
     """training_rules, Quality measure, and its appendix."""
     names = [("5.1", "llama2_70b_lora"), ("5.0", "llama31_405b"), ("5.1", "llama31_405b"), ("5.0", "bert"),
