@@ -13,7 +13,18 @@ from typing import Any
 import click
 
 import perfsuite
-from perfsuite import cli_compare, cli_counters, cli_ops, cli_prove, cli_suite, cli_sweep, cli_track, cli_workloads
+from perfsuite import (
+    cli_compare,
+    cli_counters,
+    cli_ops,
+    cli_prove,
+    cli_score,
+    cli_suite,
+    cli_sweep,
+    cli_track,
+    cli_verify,
+    cli_workloads,
+)
 from perfsuite.cli_report import account_of, write_page
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
@@ -60,6 +71,8 @@ cli.add_command(cli_compare.compare)
 cli.add_command(cli_prove.prove)
 cli.add_command(cli_sweep.sweep)
 cli.add_command(cli_track.track)
+cli.add_command(cli_score.score)
+cli.add_command(cli_verify.verify)
 cli.add_command(cli_counters.counters)
 cli.add_command(cli_workloads.workloads)
 

@@ -1,0 +1,153 @@
+"""The runs of one result together: how many, how many failed, seeds, one batch size, convergence.
+
+Sources: training_policies, "Benchmark Results", "Random numbers", "Reference Convergence Points" and the submission
+structure.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from perfsuite.mlperf import official_convergence, rounds
+from perfsuite.mlperf.check_log import RANDOM
+from perfsuite.mlperf.finding import CONTRARY, ERROR, NOT_CHECKED, SAME, WARNING, Finding
+from perfsuite.mlperf.official_convergence import Submitted
+from perfsuite.mlperf.reader import Log
+from perfsuite.mlperf.results import Folder
+from perfsuite.mlperf.rounds import Round
+from perfsuite.mlperf.run_log import RunLog
+
+COUNT = "training_rules, Benchmark Results"
+LAYOUT = "submission rules, Submission structure"
+CONVERGENCE = "training_rules, Reference Convergence Points"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """A folder with all that is known of its runs."""
+
+    folder: Folder
+    round: Round
+    runs: list[RunLog]
+    seeds: list[list[tuple[Any, Any, Any]]]
+    """For each log (file, line, seed) of every seed that it logs."""
+    valid: list[bool]
+    """Whether each log is valid by itself."""
+    submitted: list[Submitted] | None
+    """As the official convergence checker reads the logs; None where it cannot."""
+
+    @property
+    def benchmark(self) -> str | None:
+        names = {run.benchmark for run in self.runs} - {None}
+        return next(iter(names)) if len(names) == 1 else self.folder.benchmark
+
+    @property
+    def division(self) -> str | None:
+        described = self.folder.system_description() or {}
+        names = {run.division for run in self.runs} - {None}
+        return described.get("division") or (next(iter(names)) if len(names) == 1 else None)
+
+
+def seeds_of(log: Log) -> list[tuple[Any, Any, Any]]:
+    """(file, line, seed) of every seed of a log."""
+    return [(entry.metadata.get("file"), entry.metadata.get("lineno"), entry.value) for entry in log.entries
+            if entry.key == "seed"]  # fmt: skip
+
+
+def check(of: Runs) -> list[Finding]:
+    """All findings on the folder as a whole."""
+    return [*_count(of), *_failed(of), *_same(of), *_seeds(of), *_convergence(of)]
+
+
+def _count(of: Runs) -> Iterator[Finding]:
+    wanted = rounds.NUM_RUNS.get(of.benchmark or "")
+    have = len(of.runs)
+    if wanted is None or of.folder.path.is_file():
+        return
+    if of.folder.scaling == "weak":
+        if have < wanted:
+            yield Finding("count", ERROR, f"{have} runs; the rules want at least {wanted}", None, COUNT, SAME)
+    elif have < wanted:
+        yield Finding("count", ERROR, f"{have} runs; a result of {of.benchmark} has {wanted}", None, COUNT, SAME)
+    elif have > wanted:
+        text = f"{have} runs for a result of {wanted}: the window of consecutive runs with the median score counts"
+        yield Finding("count", WARNING, text, None, "training_rules, Scoring", CONTRARY)
+    if not of.folder.named_by_the_rules:
+        yield Finding("names", WARNING, "logs are not called result_<i>.txt", None, LAYOUT, SAME)
+    if of.folder.benchmark and of.benchmark and of.folder.benchmark != of.benchmark:
+        text = f"the folder is called {of.folder.benchmark}, its logs say {of.benchmark}"
+        yield Finding("names", WARNING, text, None, LAYOUT)
+
+
+def _failed(of: Runs) -> Iterator[Finding]:
+    failed = [run.path.name for run, valid in zip(of.runs, of.valid, strict=True) if not valid]
+    allowed = rounds.dropped(of.benchmark)
+    if not failed:
+        return
+    named = ", ".join(failed[:4]) + (f" and {len(failed) - 4} more" if len(failed) > 4 else "")
+    if len(failed) > allowed:
+        yield Finding("failed", ERROR, f"{len(failed)} of {len(of.runs)} runs are not valid ({named}); the rules allow "
+                      f"{allowed}", None, COUNT, SAME)  # fmt: skip
+    elif len(of.runs) > 2 * allowed:
+        text = f"{named} not valid: {'they count' if len(failed) > 1 else 'it counts'} as slowest and not in the score"
+        yield Finding("failed", WARNING, text, None, COUNT, SAME)
+
+
+def _same(of: Runs) -> Iterator[Finding]:
+    for what, values in (
+        ("benchmark", {run.benchmark for run in of.runs}),
+        ("division", {run.division for run in of.runs}),
+        ("global_batch_size", {run.batch_size for run in of.runs}),
+        ("platform", {run.platform for run in of.runs}),
+    ):
+        if len(values) > 1:
+            shown = ", ".join(sorted(str(value) for value in values)[:4])
+            yield Finding("same", ERROR if what != "platform" else WARNING, f"runs differ in {what}: {shown}", None,
+                          COUNT, SAME if what == "global_batch_size" else NOT_CHECKED)  # fmt: skip
+
+
+def _seeds(of: Runs) -> Iterator[Finding]:
+    if of.division != "closed":
+        return
+    seen: dict[Any, str] = {}
+    for run, seeds in zip(of.runs, of.seeds, strict=True):
+        for record in seeds:
+            key = tuple(map(repr, record))
+            if key in seen and seen[key] != run.path.name:
+                text = f"{run.path.name} has the seed {record[2]!r} of {seen[key]}, from the same line of the same file"
+                yield Finding("seeds", ERROR, text, None, RANDOM, SAME)
+                return
+            seen[key] = run.path.name
+    whole = Counter(tuple(repr(record[2]) for record in seeds) for seeds in of.seeds if seeds)
+    twice = next((seeds for seeds, times in whole.items() if times > 1), None)
+    if twice:
+        yield Finding("seeds", WARNING, f"two runs log the same seeds: {', '.join(twice[:3])}", None, RANDOM)
+
+
+def _convergence(of: Runs) -> Iterator[Finding]:
+    if of.division != "closed" or of.submitted is None or not of.submitted or of.folder.path.is_file():
+        return
+    found = {}
+    for mode in ("rules", "official"):
+        try:
+            found[mode] = official_convergence.check(of.submitted, of.round.usage, of.round.ruleset, mode)
+        except official_convergence.Crash as crash:
+            yield Finding("convergence", WARNING, f"no reference convergence points: {crash}", None, CONVERGENCE,
+                          CONTRARY)  # fmt: skip
+            return
+    rules, official = found["rules"], found["official"]
+    agree = SAME if rules.passed == official.passed else CONTRARY
+    if not rules.passed:
+        why = rules.message if rules.lowest is None else (
+            f"converges after {rules.mean:g}, the least that passes is {rules.lowest:g}")  # fmt: skip
+        also = "" if agree == SAME else "; the official checker lets it pass"
+        yield Finding("convergence", ERROR, why + also, None, CONVERGENCE, agree)
+    elif agree == CONTRARY:
+        yield Finding("convergence", WARNING, f"the official checker refuses what the rules text allows: "
+                      f"{official.message}", None, CONVERGENCE, CONTRARY)  # fmt: skip
+    elif rules.factor != 1 or official.factor != 1:
+        text = (f"converges faster than the reference: the score is multiplied by {rules.factor:.5g} "
+                f"(the official checker: {official.factor:.5g})")  # fmt: skip
+        yield Finding("convergence", WARNING, text, None, CONVERGENCE,
+                      SAME if rules.factor == official.factor else CONTRARY)  # fmt: skip

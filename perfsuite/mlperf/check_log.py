@@ -1,0 +1,289 @@
+"""One log against the rules text. Each check is a function of the log; together they say whether the run is valid.
+
+Sources: training_policies, training_rules ("Run Results", "Quality measure", "Data state at start of run", "Random
+numbers") and the logging rules. What the official checker finds too is taken from official_check and marked so.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from perfsuite.mlperf import restricted
+from perfsuite.mlperf.finding import CONTRARY, ERROR, NOT_CHECKED, SAME, WARNING, Finding
+from perfsuite.mlperf.official_check import Answer
+from perfsuite.mlperf.reader import Entry, Log
+from perfsuite.mlperf.rulebook import Benchmark, Rulebook
+from perfsuite.mlperf.run_log import RunLog
+
+LOGGING = "logging rules"
+RESULTS = "training_rules, Run Results"
+QUALITY = "training_rules, Quality measure"
+STATE = "training_rules, Data state at start of run"
+RANDOM = "training_rules, Random numbers"
+HYPERPARAMETERS = "training_rules, Hyperparameters and optimizer"
+_BACK_MS = 1000.0
+"""Lines of several processes may be written a moment after one another."""
+_PAIRS = {f"{name}_start": f"{name}_stop" for name in ("block", "epoch", "eval", "init", "run")}
+_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A log with all that is known of it."""
+
+    log: Log
+    run: RunLog
+    rules: Rulebook
+    answer: Answer | None
+    """The official checker's; None where it knows no such round."""
+
+    @property
+    def division(self) -> str:
+        return self.run.division or "closed"
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        return self.rules.benchmarks.get(self.run.benchmark or "")
+
+    def last(self, key: str) -> Entry | None:
+        return next((entry for entry in reversed(self.log.entries) if entry.key == key), None)
+
+    def first(self, key: str) -> Entry | None:
+        return next((entry for entry in self.log.entries if entry.key == key), None)
+
+
+def check(case: Case) -> list[Finding]:
+    """All findings on one log, in the order of the checks."""
+    return [finding for one in CHECKS for finding in one(case)]
+
+
+def readable(case: Case) -> Iterator[Finding]:
+    """Every log line can be read."""
+    faults = case.log.faults
+    for fault in faults[:_SHOWN]:
+        yield Finding("reading", ERROR, f"a log line cannot be read: {fault.why}", fault.line, LOGGING, SAME)
+    if len(faults) > _SHOWN:
+        yield Finding("reading", ERROR, f"{len(faults) - _SHOWN} more lines cannot be read", None, LOGGING, SAME)
+    if not case.log.entries:
+        yield Finding("reading", ERROR, "there is no log line that can be read", None, LOGGING, SAME)
+
+
+def official(case: Case) -> Iterator[Finding]:
+    """What the official checker says, but for what the rules text contradicts."""
+    if case.answer is None or not case.log.entries:
+        return
+    if case.answer.crashed:
+        yield Finding("official", WARNING, f"the official checker ends with a traceback: {case.answer.crashed}",
+                      None, LOGGING, CONTRARY)  # fmt: skip
+    wrong = {one.key: one for one in case.rules.corrections(case.run.benchmark, case.run.division)}
+    for message in case.answer.messages:
+        if message == "Log lines had parsing errors.":
+            continue
+        told = " ".join(message.split("\n")[0].split())
+        failed = message.partition("failed test:")[2].strip().split("\n")[0]
+        correction = next((one for key, one in wrong.items() if key in told or key in failed), None)
+        if correction is None:
+            yield Finding("keys", ERROR, told + (f"; wanted: {failed}" if failed else ""), _line_of(case, message),
+                          LOGGING, SAME)  # fmt: skip
+        else:
+            yield Finding("keys", WARNING, f"the official checker refuses {correction.key}: {correction.why}", None,
+                          f"training_rules, {correction.rule}", CONTRARY)  # fmt: skip
+
+
+def _line_of(case: Case, message: str) -> int | None:
+    """Line of the file that an official message is about; the official checker counts log lines only, from 0."""
+    _, _, rest = message.partition(" failed in line ")
+    number = rest.partition(":")[0]
+    if not number.isdigit() or case.log.faults or int(number) >= len(case.log.entries):
+        return None
+    return case.log.entries[int(number)].line
+
+
+def order(case: Case) -> Iterator[Finding]:
+    """init_start, init_stop, run_start, run_stop: in this order in the file, and in time."""
+    names = [name for name in ("init_start", "init_stop", "run_start", "run_stop") if case.first(name)]
+    for before, after in pairwise(names):
+        a, b = case.first(before), case.last(after) if after == "run_stop" else case.first(after)
+        if b.line < a.line or b.time_ms < a.time_ms:
+            told = f"{after} (line {b.line}) comes before {before} (line {a.line})"
+            yield Finding("order", ERROR, told, b.line, RESULTS, NOT_CHECKED)
+    time_s = case.run.time_to_train_s
+    if time_s is not None and time_s <= 0:
+        line = case.last("run_stop") or case.last("run_final")
+        yield Finding("order", ERROR, f"the run took {time_s:g} s: a time to train is above 0", line and line.line,
+                      RESULTS, NOT_CHECKED)  # fmt: skip
+    for name in ("run_start", "run_stop"):
+        if case.log.entries and case.first(name) is None and not (name == "run_stop" and case.first("run_final")):
+            yield Finding("order", ERROR, f"there is no {name}", None, RESULTS, SAME)
+
+
+def clock(case: Case) -> Iterator[Finding]:
+    """Time does not run backwards from line to line."""
+    latest = None
+    backwards = []
+    for entry in case.log.entries:
+        if latest is not None and entry.time_ms < latest.time_ms - _BACK_MS:
+            backwards.append((entry, latest.time_ms - entry.time_ms))
+        if latest is None or entry.time_ms > latest.time_ms:
+            latest = entry
+    for entry, by_ms in backwards[:_SHOWN]:
+        text = f"{entry.key} is {by_ms / 1e3:.1f} s before a line above it"
+        yield Finding("clock", WARNING, text, entry.line, LOGGING)
+    if len(backwards) > _SHOWN:
+        yield Finding("clock", WARNING, f"{len(backwards) - _SHOWN} more lines go back in time", None, LOGGING)
+
+
+def intervals(case: Case) -> Iterator[Finding]:
+    """What is started is stopped: at most one interval of a kind is open, and none is stopped that was not started."""
+    open_lines: dict[str, int] = {}
+    stops = {stop: start for start, stop in _PAIRS.items()}
+    ended = case.last("run_stop")
+    for entry in case.log.entries:
+        if entry.key in _PAIRS:
+            if entry.key in open_lines and entry.key != "init_start":
+                text = f"{entry.key} again, without {_PAIRS[entry.key]} since line {open_lines[entry.key]}"
+                yield Finding("intervals", WARNING, text, entry.line, LOGGING)
+            open_lines[entry.key] = entry.line
+        elif entry.key in stops and open_lines.pop(stops[entry.key], None) is None:
+            yield Finding("intervals", WARNING, f"{entry.key} without {stops[entry.key]}", entry.line, LOGGING)
+        wanted = "INTERVAL_START" if entry.key in _PAIRS else "INTERVAL_END" if entry.key in stops else None
+        if wanted and entry.event not in (None, wanted):
+            yield Finding("intervals", WARNING, f"{entry.key} is logged as {entry.event}", entry.line, LOGGING)
+    for start, line in open_lines.items():
+        # An evaluation that reaches the target may end the run from within its block (logging rules).
+        if start in ("eval_start", "run_start") or ended is None:
+            yield Finding("intervals", WARNING, f"{start} has no {_PAIRS[start]}", line, LOGGING)
+
+
+def status(case: Case) -> Iterator[Finding]:
+    """The run says that it reached its target."""
+    stop = case.last("run_stop") or case.last("run_final")
+    if stop is None or case.run.status == "success":
+        return
+    said = f"status is {case.run.status!r}" if case.run.status else "there is no status"
+    yield Finding("status", ERROR, f"the run did not succeed: {said}", stop.line, RESULTS, NOT_CHECKED)
+
+
+def quality(case: Case) -> Iterator[Finding]:
+    """The last evaluation before run_stop reaches the target of the closed division."""
+    benchmark = case.benchmark
+    if benchmark is None or case.division != "closed" or case.run.status != "success":
+        return
+    for target in benchmark.targets:
+        qualities = [e.quality for e in case.run.evaluations if target.name is None or e.metric == target.name]
+        best_known = qualities[-1:] if target.name is None else qualities
+        if not qualities:
+            named = f" of {target.name}" if target.name else ""
+            yield Finding("quality", ERROR, f"there is no evaluation{named}", None, QUALITY, SAME)
+        elif not any(target.reached(value) for value in best_known):
+            sign = ">=" if target.higher_is_better else "<="
+            line = case.run.evaluations[-1].line
+            text = f"the run ends at {best_known[-1]}; the target is {sign} {target.value:g}"
+            yield Finding("quality", ERROR, text, line, QUALITY, NOT_CHECKED)
+
+
+def schedule(case: Case) -> Iterator[Finding]:
+    """Evaluations of the closed division are where the rules put them."""
+    benchmark, batch = case.benchmark, case.run.batch_size
+    if benchmark is None or benchmark.schedule is None or case.division != "closed" or not batch or batch <= 0:
+        return
+    told = benchmark.schedule
+    unit = "samples_count" if told.unit == "samples" else "epoch_num"
+    points = [(e.units, e.line) for e in case.run.evaluations if e.unit == unit and e.units is not None]
+    if told.unit == "samples" and not points:
+        # Rounds before 5 say samples as epoch_num for some benchmarks.
+        points = [(e.units, e.line) for e in case.run.evaluations if e.units is not None]
+    slack = batch if told.unit == "samples" else 0.02 * told.interval(batch)
+    wrong = list(_off_schedule(points, told.interval(batch), told.first(batch), slack, told.any_offset))
+    for text, line in wrong[:_SHOWN]:
+        yield Finding("schedule", ERROR, f"{text} {told.unit}", line, QUALITY, NOT_CHECKED)
+    if len(wrong) > _SHOWN:
+        yield Finding("schedule", ERROR, f"{len(wrong) - _SHOWN} more evaluations are off the schedule", None, QUALITY)
+
+
+def _off_schedule(
+    points: list[tuple[float, int]], every: float, first: float, slack: float, any_offset: bool
+) -> Iterator[tuple[str, int]]:
+    """Evaluations that are more than `slack` from where they belong."""
+    if points and not any_offset and abs(points[0][0] - first) > slack:
+        yield f"the first evaluation is after {points[0][0]:g}, where the rules have {first:g}", points[0][1]
+    for (before, _), (at, line) in pairwise(points):
+        if at > before and abs(at - before - every) > slack:
+            yield f"an evaluation {at - before:g} after the one before, where the rules have {every:g}", line
+
+
+def initialisation(case: Case) -> Iterator[Finding]:
+    """What initialisation takes beyond its limit is run time."""
+    limit_s = case.rules.init_limit_s.get(case.division)
+    init_s = case.run.init_s
+    if init_s is None or limit_s is None or init_s < limit_s:
+        return
+    text = (f"initialisation took {init_s / 60:.1f} min, the limit is {limit_s / 60:g} min: the rest counts as run "
+            "time, and the run stays valid")  # fmt: skip
+    yield Finding("init", WARNING, text, None, RESULTS, CONTRARY)
+
+
+def cache(case: Case) -> Iterator[Finding]:
+    """Caches were cleared before the run."""
+    cleared = [entry for entry in case.log.entries if entry.key == "cache_clear"]
+    if cleared and not any(entry.value is True or entry.value == "true" for entry in cleared):
+        text = f"caches were not cleared: cache_clear is {cleared[-1].value!r}"
+        yield Finding("cache", ERROR if case.division == "closed" else WARNING, text, cleared[-1].line, STATE)
+    start = case.first("run_start")
+    late = [entry for entry in cleared if start and entry.line > start.line and entry.time_ms > start.time_ms]
+    if cleared and len(late) == len(cleared):
+        yield Finding("cache", WARNING, "caches were cleared after run_start", late[0].line, STATE)
+
+
+def seed(case: Case) -> Iterator[Finding]:
+    """A run of the closed division logs its seed, a whole number."""
+    if case.division != "closed" or not case.rules.wants_seed:
+        return
+    if not case.run.seeds:
+        yield Finding("seed", ERROR, "no seed is logged", None, RANDOM, SAME)
+    for value in case.run.seeds:
+        if isinstance(value, bool) or not _is_whole(value):
+            yield Finding("seed", ERROR, f"the seed {value!r} is not a whole number", None, RANDOM, SAME)
+            return
+
+
+def _is_whole(value: object) -> bool:
+    try:
+        return int(value) == int(value)  # type: ignore[call-overload]
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+def hyperparameters(case: Case) -> Iterator[Finding]:
+    """Values that the rules fix and the official checker does not look at."""
+    benchmark = case.benchmark
+    if benchmark is None or case.division != "closed":
+        return
+    values = {entry.key: entry.value for entry in case.log.entries}
+    for key, wanted in benchmark.hyperparameters.items():
+        if key not in values:
+            continue
+        try:
+            good = restricted.expression(wanted)({"value": values[key], "log": values, "math": math})
+        except Exception:
+            good = False
+        if not good:
+            text = f"{key} is {values[key]!r}; the rules have {wanted}"
+            yield Finding("hyperparameters", ERROR, text, case.last(key).line, HYPERPARAMETERS)
+
+
+def division(case: Case) -> Iterator[Finding]:
+    """The benchmark and the division are ones of the round."""
+    name = case.run.benchmark
+    if case.run.division not in ("closed", "open", None):
+        yield Finding("division", ERROR, f"{case.run.division!r} is no division", None, LOGGING, SAME)
+    if name is not None and name not in case.rules.benchmarks:
+        text = f"{name!r} is no benchmark of {case.rules.round.usage} {case.rules.round.ruleset}"
+        yield Finding("benchmark", ERROR, text, None, "training_rules, Benchmarks", SAME)
+
+
+CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
+    readable, official, division, order, clock, intervals, status, quality, schedule, initialisation, cache, seed,
+    hyperparameters,
+)  # fmt: skip

@@ -1,0 +1,130 @@
+"""Everything that `perfsuite score` says of one folder: times, interval, convergence in three readings, energy."""
+
+from dataclasses import asdict
+from typing import Any
+
+from perfsuite.mlperf import (
+    convergence,
+    official_convergence,
+    official_files,
+    official_score,
+    power_log,
+    reader,
+    scoring,
+)
+from perfsuite.mlperf.official_score import OfficialRun
+from perfsuite.mlperf.results import Folder
+from perfsuite.mlperf.rounds import Round
+from perfsuite.mlperf.run_log import RunLog, summarise
+from perfsuite.mlperf.score import FOOTNOTE
+
+
+def score(folder: Folder, played: Round | None) -> dict[str, Any]:
+    """One folder. Without a round the official reading and the convergence check are left out, with that reason.
+
+    Raises ValueError where a log cannot be opened.
+    """
+    logs, official = [], []
+    known = played is not None and played.ruleset in official_files.rulesets(played.usage)
+    for path in folder.logs:
+        data = reader.content(path)
+        logs.append(summarise(reader.read_content(path, data)))
+        if known:
+            official.append(official_score.read(data, played.usage, played.ruleset))
+    benchmark = _one({log.benchmark for log in logs} - {None}) or folder.benchmark
+    described = folder.system_description() or {}
+    division = described.get("division") or _one({log.division for log in logs} - {None})
+    found = scoring.score(logs, benchmark)
+    checks, why_no_check = _convergence(found, official, benchmark, division, played if known else None)
+    factor = checks["rules"].factor if checks else 1.0
+    time_s = found.time_s * factor if found.time_s is not None else None
+    return {
+        "label": folder.label,
+        "path": str(folder.path),
+        "organisation": folder.organisation,
+        "system": folder.system,
+        "accelerators": _accelerators(described),
+        "benchmark": benchmark,
+        "division": division,
+        "round": f"{played.usage} {played.ruleset}" if played else None,
+        "score_min": time_s / 60 if time_s is not None else None,
+        "ci95_min": [bound * factor / 60 for bound in found.ci95_s] if found.ci95_s else None,
+        "unscaled_min": found.time_s / 60 if found.time_s is not None else None,
+        "why": found.why,
+        "notes": found.notes,
+        "num_runs": len(logs),
+        "num_runs_wanted": found.num_wanted,
+        "num_converged": sum(log.converged for log in logs),
+        "factor": factor,
+        "convergence": {mode: asdict(check) for mode, check in checks.items()} if checks else None,
+        "convergence_why": why_no_check,
+        "official": _official(official, folder, division, played) if known else None,
+        "energy": _energy(folder, found),
+        "runs": [scoring.as_json(run) for run in found.runs],
+        "footnote": FOOTNOTE,
+    }
+
+
+def _one(values: set[Any]) -> Any:
+    """The only value; None where there are none or several."""
+    return next(iter(values)) if len(values) == 1 else None
+
+
+def _accelerators(described: dict[str, Any]) -> int | None:
+    try:
+        return int(described["number_of_nodes"]) * int(described["accelerators_per_node"])
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _convergence(
+    found: scoring.Score, official: list[OfficialRun], benchmark: str | None, division: str | None, played: Round | None
+) -> tuple[dict[str, convergence.Convergence] | None, str | None]:
+    """(the check in each reading, None), or (None, why there is none)."""
+    if played is None:
+        return None, "no round was given, or the installed official package has no rules of it"
+    if division != "closed":
+        return None, "only the closed division is held against reference convergence points"
+    crashed = next((run.crashed for run in official if run.crashed), None)
+    if crashed:
+        return None, f"a log cannot be read for it: {crashed}"
+    counted = [run.submitted for run, own in zip(official, found.runs, strict=True) if own.counts]
+    try:
+        return {mode: official_convergence.check(counted, played.usage, played.ruleset, mode)
+                for mode in convergence.MODES}, None  # fmt: skip
+    except official_convergence.Crash as crash:
+        return None, f"there is no reference to hold {benchmark} against: {crash}"
+
+
+def _official(official: list[OfficialRun], folder: Folder, division: str | None, played: Round) -> dict[str, Any]:
+    said = official_score.score(official, folder.benchmark, division, played.usage, played.ruleset)
+    return {
+        "score_min": said.minutes,
+        "unscaled_min": said.unscaled_minutes,
+        "num_dropped": said.num_dropped,
+        "factor": said.convergence.factor if said.convergence else 1.0,
+        "convergence": said.convergence.message if said.convergence else None,
+        "convergence_passed": said.convergence.passed if said.convergence else None,
+        "crashed": said.crashed or next((run.answer.crashed for run in official if run.answer.crashed), None),
+    }
+
+
+def _energy(folder: Folder, found: scoring.Score) -> dict[str, Any] | None:
+    """Olympic over the same runs as the time; None where the folder has no power logs."""
+    power = folder.path / "power"
+    if not power.is_dir():
+        return None
+    runs = {run.log.path.stem: _run_energy(power, run.log) for run in found.runs}
+    kept = [runs[run.log.path.stem] for run in found.runs if run.counts and not run.dropped]
+    known = [energy.joules for energy in kept if energy.joules is not None]
+    complete = bool(kept) and len(known) == len(kept) and found.time_s is not None
+    return {
+        "energy_j": sum(known) / len(known) if complete else None,
+        "why": None if complete else next((e.why for e in kept if e.why), None) or found.why,
+        "runs": {name: asdict(energy) for name, energy in runs.items()},
+    }
+
+
+def _run_energy(power: Any, log: RunLog) -> power_log.Energy:
+    return power_log.of_run(power / log.path.stem, log.start_ms, log.stop_ms)
+

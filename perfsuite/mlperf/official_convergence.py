@@ -1,0 +1,128 @@
+"""What the official convergence checker reads from the logs of one folder, and its answer.
+
+It looks for the names of keys anywhere in a line, and takes the last evaluation before run_stop; so does this.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from perfsuite.mlperf import convergence, official_files
+from perfsuite.mlperf.convergence import Convergence
+
+_TOKEN = b":::MLLOG "
+_COUNT_SAMPLES = {"llama2_70b_lora", "flux1", "llama31_405b", "llama31_8b", "gpt_oss_20b", "deepseekv3_671b",
+                  "qwen35_397b_grpo", "dlrmv4"}  # fmt: skip
+_WANTED = (b"global_batch_size", b"submission_benchmark", b"eval_error", b"eval_accuracy", b"run_stop")
+FIRST_RULESET = (1, 0, 0)
+NUM_RUNS = {
+    "training": {
+        "bert": 10, "dlrm_dcnv2": 10, "gpt3": 3, "maskrcnn": 5, "resnet": 5, "ssd": 5, "retinanet": 5, "unet3d": 40,
+        "rnnt": 10, "stable_diffusion": 10, "gnn": 10, "rgat": 10, "llama2_70b_lora": 10, "flux1": 10,
+        "llama31_405b": 3, "llama31_8b": 10, "gpt_oss_20b": 10, "deepseekv3_671b": 3, "qwen35_397b_grpo": 3,
+        "dlrmv4": 10,
+    },
+    "hpc": {"cosmoflow": 10, "deepcam": 5, "oc20": 5, "openfold": 10},
+}  # fmt: skip
+"""Runs of a submission by the official convergence checker."""
+
+
+class Crash(Exception):
+    """The official checker would end here with a traceback."""
+
+
+@dataclass
+class Submitted:
+    """One log as the official convergence checker sees it."""
+
+    converged: bool
+    units: float
+    batch_size: Any
+    benchmark: Any
+
+
+def drop_of(benchmark: str) -> int:
+    """Runs that an olympic mean drops at each end; also how many may fail to converge."""
+    return 4 if benchmark == "unet3d" else 1
+
+
+def read(data: bytes, ruleset: str) -> Submitted:
+    """One log. Raises Crash."""
+    try:
+        return _read(data, ruleset)
+    except (ValueError, KeyError, TypeError, RecursionError, UnboundLocalError) as error:
+        raise Crash(f"{type(error).__name__}: {error}") from error
+
+
+def _read(data: bytes, ruleset: str) -> Submitted:
+    converged, units, batch_size, benchmark, reached = False, convergence.NOT_CONVERGED, -1, None, None
+    images: dict[Any, dict[Any, Any]] = defaultdict(dict)
+    for raw in data.replace(b"\r", b"\n").split(b"\n"):
+        at = raw.rfind(_TOKEN)
+        if at < 0 or not any(name in raw[at:] for name in _WANTED):
+            continue
+        text = raw[at + len(_TOKEN) :].decode("latin-1").strip()
+        body = None
+        if "global_batch_size" in text:
+            body = json.loads(text)
+            batch_size = body["value"]
+        if "submission_benchmark" in text:
+            body = json.loads(text)
+            benchmark = body["value"]
+        if "eval_error" in text or "eval_accuracy" in text:
+            body = body or json.loads(text)
+            if benchmark == "stable_diffusion":
+                step = body["metadata"]["step_num" if ruleset == "3.1.0" else "samples_count"]
+                images[step][body["metadata"]["metric"]] = body["value"]
+            elif isinstance(benchmark, str) and benchmark in _COUNT_SAMPLES:
+                reached = body["metadata"]["samples_count"]
+                body["value"]
+            else:
+                reached = round(body["metadata"]["epoch_num"], 3)
+        if "run_stop" in text:
+            body = body or json.loads(text)
+            if body["key"] != "run_stop":
+                continue
+            converged = body["metadata"]["status"] == "success"
+            if converged and benchmark == "stable_diffusion":
+                reached = min(step for step, found in images.items() if found["FID"] <= 90.0 and found["CLIP"] >= 0.15)
+            if converged and reached is None:
+                raise UnboundLocalError("run_stop before any evaluation")
+            units = reached if converged else convergence.NOT_CONVERGED
+    return Submitted(converged, units, batch_size, benchmark)
+
+
+def check(logs: list[Submitted], usage: str, ruleset: str, mode: str = "official") -> Convergence:
+    """The answer on the logs of one folder, in the official checker's order of questions. Raises Crash."""
+    sizes, names = {repr(log.batch_size) for log in logs}, {repr(log.benchmark) for log in logs}
+    first = logs[0] if logs else Submitted(False, convergence.NOT_CONVERGED, -1, None)
+    mixed = len(sizes) > 1 or len(names) > 1
+    benchmark = None if mixed else first.benchmark
+    if benchmark not in NUM_RUNS[usage]:
+        raise Crash(f"KeyError: {benchmark!r}")
+    path = official_files.package_folder() / "rcp_checker" / f"{usage}_{ruleset}" / f"rcps_{benchmark}.json"
+    if not path.is_file():
+        raise Crash(f"FileNotFoundError: the package has no reference convergence points of {benchmark} in {ruleset}")
+    reference = convergence.load(path)
+    if first.batch_size == -1:
+        return Convergence(mode, False, "Could not detect global_batch_size")
+    drop = drop_of(benchmark)
+    if sum(not log.converged for log in logs) > drop:
+        return Convergence(mode, False, "Insufficient convergence")
+    try:
+        return convergence.check(
+            reference, first.batch_size, [log.units for log in logs], num_runs=NUM_RUNS[usage][benchmark], drop=drop,
+            mode=mode, earlier_by=earlier_by(benchmark, ruleset, mode),
+        )  # fmt: skip
+    except TypeError as error:  # a batch size or a number of samples that is no number
+        raise Crash(f"TypeError: {error}") from error
+
+
+def earlier_by(benchmark: str, ruleset: str, mode: str) -> float:
+    """Samples by which a benchmark may converge earlier than the test allows."""
+    if benchmark != "llama31_405b":
+        return 0.0
+    version = tuple(int(part) for part in ruleset.split("."))
+    allowed = version[:2] == (5, 0) if mode == "rules" else version >= (5, 0, 0)
+    return convergence.ONE_EVALUATION_405B if allowed else 0.0

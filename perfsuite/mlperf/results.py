@@ -1,0 +1,99 @@
+"""Folders of logs, in whatever tree they lie: one folder, a submission, a round's repository, or a record of ours.
+
+A submission has results/<system>/<benchmark>/result_<i>.txt under the organisation's name; the HPC suite has
+results/<system>/strong|weak/<benchmark>/ (training_policies, "Submission structure").
+"""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+_NUMBER = re.compile(r"(\d+)")
+_OTHER_LOGS = ("*.txt", "*.log", "*.out")
+_TOKEN = b":::ML"
+_LOOKED_AT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The runs of one result."""
+
+    path: Path
+    """The folder, or the one log that was asked for."""
+    logs: tuple[Path, ...]
+    """result_*.txt in the order of their numbers; where there is none, every file that holds log lines."""
+    named_by_the_rules: bool
+    """Whether the logs are called result_<i>.txt."""
+    organisation: str | None = None
+    system: str | None = None
+    benchmark: str | None = None
+    """Name of the folder; the logs may say another."""
+    scaling: str | None = None
+    """ "strong" or "weak" in the HPC suite."""
+    root: Path | None = None
+    """The organisation's folder, which holds results/ and systems/."""
+
+    @property
+    def label(self) -> str:
+        """How it is called in a table."""
+        parts = (self.organisation, self.system, self.scaling, self.benchmark)
+        return "/".join(part for part in parts if part) or str(self.path)
+
+    def system_description(self) -> dict[str, Any] | None:
+        """What systems/<system>.json says; None where there is none or it cannot be read."""
+        if self.root is None or self.system is None:
+            return None
+        try:
+            described = json.loads((self.root / "systems" / f"{self.system}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return described if isinstance(described, dict) else None
+
+
+def find(path: Path) -> list[Folder]:
+    """Every folder of logs at or under `path`; a file is a folder of one log. Raises ValueError where there is none."""
+    if path.is_file():
+        return [replace(_folder(path.parent, (path,), path.name.startswith("result_")), path=path)]
+    if not path.is_dir():
+        raise ValueError(f"there is no file or folder {path}: give a log, a folder of logs or a submission")
+    found: dict[Path, list[Path]] = {}
+    for log in path.rglob("result_*.txt"):
+        if log.is_file():
+            found.setdefault(log.parent, []).append(log)
+    if found:
+        return [_folder(where, _in_order(logs), True) for where, logs in sorted(found.items())]
+    for pattern in _OTHER_LOGS:
+        for log in path.rglob(pattern):
+            if log.is_file() and _has_log_lines(log):
+                found.setdefault(log.parent, []).append(log)
+    if not found:
+        raise ValueError(f"{path} holds no MLPerf logs: no file result_<i>.txt, and no other with lines that begin "
+                         "with :::MLLOG, :::MLL or :::MLPv")  # fmt: skip
+    return [_folder(where, _in_order(logs), False) for where, logs in sorted(found.items())]
+
+
+def _in_order(logs: list[Path]) -> tuple[Path, ...]:
+    def key(path: Path) -> tuple[list[int], str]:
+        return [int(number) for number in _NUMBER.findall(path.name)], path.name
+
+    return tuple(sorted(logs, key=key))
+
+
+def _has_log_lines(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _TOKEN in file.read(_LOOKED_AT_BYTES)
+    except OSError:
+        return False
+
+
+def _folder(path: Path, logs: tuple[Path, ...], named: bool) -> Folder:
+    parts = path.absolute().parts
+    at = max((i for i, part in enumerate(parts) if part == "results"), default=None)
+    below = parts[at + 1 :] if at is not None else ()
+    if len(below) not in (2, 3) or (len(below) == 3 and below[1] not in ("strong", "weak")):
+        return Folder(path, logs, named)
+    root = Path(*parts[:at])
+    return Folder(path, logs, named, root.name, below[0], below[-1], below[1] if len(below) == 3 else None, root)

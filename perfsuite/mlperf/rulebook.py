@@ -1,0 +1,134 @@
+"""The rules of a round that are not in the official rule files, from perfsuite/mlperf/rules/*.json, as data.
+
+Targets, evaluation schedules, fixed hyperparameters, limits, and what is known to be wrong in the official files.
+Small expressions in them are of the language of restricted.py, over `batch` (the global batch size), `value`, `log`
+(last value of each key) and `math`.
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from perfsuite.mlperf import restricted
+from perfsuite.mlperf.rounds import Round
+
+_FOLDER = Path(__file__).parent / "rules"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A quality to reach."""
+
+    value: float
+    higher_is_better: bool
+    strictly: bool = False
+    name: str | None = None
+    """Of the metric, where a benchmark has several: the metadata of its evaluations says which."""
+
+    def reached(self, quality: Any) -> bool:
+        """Whether a logged quality is as good as the target; what is no number is not."""
+        if isinstance(quality, bool) or not isinstance(quality, int | float):
+            return False
+        if self.strictly:
+            return quality > self.value if self.higher_is_better else quality < self.value
+        return quality >= self.value if self.higher_is_better else quality <= self.value
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to evaluate."""
+
+    unit: str
+    """ "samples" or "epochs"."""
+    every: restricted.Evaluate
+    skip: restricted.Evaluate | None
+    """How many of the first evaluations are left out."""
+    any_offset: bool
+
+    def interval(self, batch: float) -> float:
+        """Between evaluations; samples are rounded up to whole batches."""
+        every = float(self.every({"batch": batch, "math": math}))
+        return math.ceil(every / batch) * batch if self.unit == "samples" else every
+
+    def first(self, batch: float) -> float:
+        """The first evaluation."""
+        skipped = self.skip({"batch": batch, "math": math}) if self.skip else 0
+        return (skipped + 1) * self.interval(batch)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What a round asks of one benchmark."""
+
+    name: str
+    targets: tuple[Target, ...]
+    schedule: Schedule | None
+    hyperparameters: dict[str, str]
+    """Key to expression of what its value must be in the closed division."""
+
+
+@dataclass(frozen=True)
+class Correction:
+    """An official rule that the rules text contradicts."""
+
+    key: str
+    why: str
+    rule: str
+
+
+@dataclass(frozen=True)
+class Rulebook:
+    """The rules of one round."""
+
+    round: Round
+    source: str
+    init_limit_s: dict[str, float]
+    wants_seed: bool
+    benchmarks: dict[str, Benchmark]
+    _corrections: tuple[dict[str, Any], ...]
+
+    def corrections(self, benchmark: str | None, division: str | None) -> list[Correction]:
+        """Official rules that do not hold for this benchmark and division."""
+        return [Correction(c["key"], c["why"], c["rule"]) for c in self._corrections
+                if c["benchmark"] == benchmark and c.get("division", division) == division]  # fmt: skip
+
+
+@cache
+def of(played: Round) -> Rulebook:
+    """The rules of a round. Raises ValueError where there is no file for its usage."""
+    path = _FOLDER / f"{played.usage}.json"
+    if not path.is_file():
+        raise ValueError(f"there are no rules of usage {played.usage!r}")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    limits = next((one for one in document["init_limit_min"] if _within(one, played)), None)
+    return Rulebook(
+        played,
+        document["source"],
+        {division: 60.0 * limits[division] for division in ("closed", "open")} if limits else {},
+        played.version >= _version(document["seed_from"]),
+        {one["benchmark"]: _benchmark(one) for one in document["benchmarks"] if _within(one, played)},
+        tuple(one for one in document["official_is_wrong"] if _within(one, played)),
+    )
+
+
+def _within(one: dict[str, Any], played: Round) -> bool:
+    return _version(one["from"]) <= played.version[:2] <= _version(one["to"])
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split("."))
+
+
+def _benchmark(one: dict[str, Any]) -> Benchmark:
+    told = one.get("evaluation")
+    schedule = told and Schedule(
+        told["unit"],
+        restricted.expression(told["every"]),
+        restricted.expression(told["first"]) if "first" in told else None,
+        told.get("any_offset", False),
+    )
+    targets = tuple(Target(**target) for target in one["targets"])
+    return Benchmark(one["benchmark"], targets, schedule, one.get("hyperparameters", {}))

@@ -1,0 +1,141 @@
+"""The facts of one run, from its log: when it ran, how it ended, what it reached, after how many samples.
+
+Keys differ between rounds: v0.5 ends with run_final and says whether it converged there; v0.6 and later end with
+run_stop and its status. Rules: training_policies, "Run Results".
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from perfsuite.mlperf.reader import Entry, Log
+
+_STOPS = ("run_stop", "run_final")
+_UNITS = ("samples_count", "epoch_num", "step_num", "epoch")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation of the quality."""
+
+    line: int
+    time_ms: float
+    quality: Any
+    units: float | None
+    """Samples or epochs seen by then."""
+    unit: str | None
+    """Name of the metadata that said so, e.g. "samples_count"."""
+    metric: str | None
+    """Which of several metrics of a benchmark."""
+
+
+@dataclass(slots=True)
+class RunLog:
+    """One log. None where the log does not say."""
+
+    path: Path
+    benchmark: str | None = None
+    division: str | None = None
+    organisation: str | None = None
+    platform: str | None = None
+    start_ms: float | None = None
+    stop_ms: float | None = None
+    status: str | None = None
+    init_start_ms: float | None = None
+    init_stop_ms: float | None = None
+    batch_size: int | float | None = None
+    seeds: list[Any] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    num_lines: int = 0
+    num_faults: int = 0
+
+    @property
+    def time_to_train_s(self) -> float | None:
+        """run_start to run_stop; None where one is missing. May be negative: a check says so, nothing hides it."""
+        if self.start_ms is None or self.stop_ms is None:
+            return None
+        return (self.stop_ms - self.start_ms) / 1e3
+
+    @property
+    def init_s(self) -> float | None:
+        """First init_start to last init_stop."""
+        if self.init_start_ms is None or self.init_stop_ms is None:
+            return None
+        return (self.init_stop_ms - self.init_start_ms) / 1e3
+
+    @property
+    def converged(self) -> bool:
+        """Whether the log says that the run reached its target, in a time that can be."""
+        time_s = self.time_to_train_s
+        return self.status == "success" and time_s is not None and time_s > 0
+
+    @property
+    def last(self) -> Evaluation | None:
+        """The last evaluation on the clock: what the run ended with."""
+        timed = [e for e in self.evaluations if self.stop_ms is None or e.time_ms <= self.stop_ms]
+        return timed[-1] if timed else None
+
+
+def summarise(log: Log) -> RunLog:
+    """The facts of a log that was read."""
+    run = RunLog(log.path, num_lines=len(log.entries), num_faults=len(log.faults))
+    for entry in log.entries:
+        _take(run, entry)
+    return run
+
+
+def _take(run: RunLog, entry: Entry) -> None:
+    match entry.key:
+        case "submission_benchmark":
+            run.benchmark = _text(entry.value)
+        case "submission_division":
+            run.division = _text(entry.value)
+        case "submission_org":
+            run.organisation = _text(entry.value)
+        case "submission_platform" | "submission_entry":
+            run.platform = run.platform or _text(entry.value)
+        case "run_start":
+            run.start_ms = entry.time_ms if run.start_ms is None else run.start_ms
+        case key if key in _STOPS:
+            run.stop_ms = entry.time_ms if run.stop_ms is None or key == "run_stop" else run.stop_ms
+            run.status = _status(entry, run.status)
+        case "init_start":
+            run.init_start_ms = entry.time_ms if run.init_start_ms is None else run.init_start_ms
+        case "init_stop":
+            run.init_stop_ms = entry.time_ms
+        case "global_batch_size" | "input_batch_size":
+            if run.batch_size is None and isinstance(entry.value, int | float):
+                run.batch_size = entry.value
+        case "seed" | "run_set_random_seed":
+            run.seeds.append(entry.value)
+        case "eval_accuracy" | "eval_error":
+            run.evaluations.append(_evaluation(entry))
+        case _:
+            if run.benchmark is None and isinstance(entry.metadata.get("benchmark"), str):
+                run.benchmark = entry.metadata["benchmark"]  # v0.5 names it on every line
+
+
+def _status(entry: Entry, before: str | None) -> str | None:
+    status = entry.metadata.get("status")
+    if isinstance(status, str):
+        return status
+    if isinstance(entry.value, dict) and isinstance(entry.value.get("success"), bool):  # v0.5
+        return "success" if entry.value["success"] else "aborted"
+    return before
+
+
+def _evaluation(entry: Entry) -> Evaluation:
+    value, where = entry.value, entry.metadata
+    if isinstance(value, dict) and "value" in value:  # v0.5: {"epoch": 3, "value": 0.63}
+        where, value = {**where, **value}, value["value"]
+    unit = next((name for name in _UNITS if _is_number(where.get(name))), None)
+    return Evaluation(entry.line, entry.time_ms, value, float(where[unit]) if unit else None, unit,
+                      _text(where.get("metric")))  # fmt: skip
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e18
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

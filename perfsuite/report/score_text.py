@@ -1,0 +1,135 @@
+"""Scores of folders of MLPerf logs on a terminal, 120 columns wide. Never imports torch."""
+
+from typing import Any
+
+from rich.box import SIMPLE
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from perfsuite.report.figures import si
+
+WIDTH = 120
+
+
+def render(
+    found: list[dict[str, Any]], compared: list[dict[str, Any]], *, official: bool, show_runs: bool
+) -> RenderableType:
+    """What folder_score.score() returned for each folder, and what tie.judge() said of pairs of them."""
+    parts: list[RenderableType] = [_table(found, official)]
+    for one in found:
+        parts += [Text(f"{one['label']}: {line}") for line in _remarks(one)]
+        if show_runs or len(found) == 1:
+            parts.append(_runs(one))
+    if compared:
+        parts.append(_compared(compared))
+    if found:
+        parts.append(Text(found[0]["footnote"], style="dim"))
+    return Group(*parts)
+
+
+def _table(found: list[dict[str, Any]], official: bool) -> Table:
+    energy = any(one["energy"] for one in found)
+    table = Table("result", "benchmark", box=SIMPLE, pad_edge=False)
+    table.add_column("minutes", justify="right")
+    table.add_column("95 %", justify="right")
+    table.add_column("runs", justify="right")
+    table.add_column("convergence: rules, official, hull")
+    if official:
+        table.add_column("official minutes", justify="right")
+    if energy:
+        table.add_column("energy", justify="right")
+    for one in found:
+        where = "/".join(part for part in (one["organisation"], one["system"]) if part) or one["path"]
+        runs = f"{one['num_converged']}/{one['num_runs']}"
+        cells = [where, one["benchmark"] or "?", _minutes(one["score_min"]), _interval(one), runs, _checks(one)]
+        if official:
+            said = one["official"]
+            cells.append("none" if not said or said["score_min"] is None else repr(said["score_min"]))
+        if energy:
+            joules = (one["energy"] or {}).get("energy_j")
+            cells.append(si(joules, "J") if joules is not None else "-")
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _minutes(value: float | None) -> str:
+    return "none" if value is None else f"{value:.4f}"
+
+
+def _interval(one: dict[str, Any]) -> str:
+    if one["ci95_min"] is None:
+        return "-"
+    low, high = one["ci95_min"]
+    return f"{low:.3f} to {high:.3f}"
+
+
+def _checks(one: dict[str, Any]) -> str:
+    if not one["convergence"]:
+        return "not checked"
+    said = []
+    for mode in ("rules", "official", "hull"):
+        check = one["convergence"][mode]
+        factor = f" x{check['factor']:.4f}" if check["factor"] != 1 else ""
+        said.append(("pass" if check["passed"] else "FAIL") + factor)
+    return ", ".join(said)
+
+
+def _remarks(one: dict[str, Any]) -> list[str]:
+    lines = [f"no score: {one['why']}"] if one["why"] else []
+    lines += one["notes"]
+    if one["convergence"] and not one["convergence"]["rules"]["passed"]:
+        lines.append(_why_failed(one["convergence"]["rules"]))
+    elif not one["convergence"] and one["round"]:
+        lines.append(f"convergence not checked: {one['convergence_why']}")
+    said = one["official"]
+    if said and said["crashed"]:
+        lines.append(f"the official tools end with a traceback here: {said['crashed']}")
+    excess = [run for run in one["runs"] if run["init_excess_s"]]
+    lines += [f"{run['log']}: initialisation was {run['init_excess_s']:.0f} s over the limit, which counts as run time"
+              for run in excess]  # fmt: skip
+    if one["energy"]:
+        lines += [one["energy"]["why"]] if one["energy"]["why"] else []
+        flags = sorted({flag for run in one["energy"]["runs"].values() for flag in run["flags"]})
+        lines += [f"power: {flag}" for flag in flags[:3]]
+    return lines
+
+
+def _why_failed(check: dict[str, Any]) -> str:
+    if check["reference"] is None or check["lowest"] is None:
+        return f"convergence: {check['message']}"
+    return (f"convergence: {check['message']}; the mean of {check['mean']:g} is below the least that passes, "
+            f"{check['lowest']:g} (reference {check['reference']['mean']:g})")  # fmt: skip
+
+
+def _runs(one: dict[str, Any]) -> Table:
+    table = Table("run", "status", box=SIMPLE, pad_edge=False)
+    for column in ("clock, min", "quality", "samples or epochs", "init, min"):
+        table.add_column(column, justify="right")
+    table.add_column("in the mean")
+    for run in one["runs"]:
+        clock, init = run["clock_s"], run["init_s"]
+        kept = "no: not among the runs that count" if not run["counts"] else run["dropped"] or "yes"
+        table.add_row(
+            run["log"],
+            str(run["status"] or "unknown"),
+            "unknown" if clock is None else f"{clock / 60:.4f}",
+            _number(run["quality"]),
+            _number(run["units"]),
+            "unknown" if init is None else f"{init / 60:.2f}",
+            f"dropped: {kept}" if run["dropped"] else kept,
+        )
+    return table
+
+
+def _number(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, int | float) else "unknown" if value is None else str(value)[:20]
+
+
+def _compared(compared: list[dict[str, Any]]) -> Table:
+    table = Table("first", "second", "benchmark", "says", "second over first", box=SIMPLE, pad_edge=False)
+    for one in compared:
+        ratio = "-" if one["ratio"] is None else f"{one['ratio']:.3f} ({one['ci95'][0]:.3f} to {one['ci95'][1]:.3f})"
+        says = one["says"] if one["ratio"] is not None else f"{one['says']}: {one['why']}"
+        table.add_row(one["a"], one["b"], one["benchmark"], says, ratio)
+    return table
