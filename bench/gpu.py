@@ -21,6 +21,7 @@ from typing import Any
 from perfsuite import conditions, record
 from perfsuite.instruments.host_stacks import HostStacks
 from perfsuite.machine import machine_name
+from perfsuite.workloads import registry
 
 ROOT = Path(__file__).parents[1]
 PERFSUITE = (sys.executable, "-P", "-c", "from perfsuite.cli import main; main()")
@@ -78,6 +79,7 @@ def stages(folder: Path) -> list[Stage]:
               (*PERFSUITE, "ops", "bench", "--budget", "1", "--cold-only", "--json"), "ops.json", (0, 1)),
         Stage("check", "every implementation of every op, checked", 590,
               (*PERFSUITE, "ops", "check", "--examples", "10", "--json"), "ops-check.json", (0, 1)),
+        *(workload(name, folder) for name in registry.names() if name not in ("llama", "resnet")),
     ]  # fmt: skip
 
 
