@@ -49,12 +49,19 @@ def official(path, usage, ruleset):
     except Exception as error:
         mlp_compliance.enqueued_configs.clear()
         return type(error).__name__
-    return valid, len(checker.overwritable) + len(checker.not_overwritable)
+    return valid, len(checker.overwritable) + number_of(checker.not_overwritable)
+
+
+def number_of(messages):
+    """Messages; "A or B" and "B or A" are one: which of them the official checker says, or both, is up to its sets."""
+    told = [frozenset(message.split()) if " or " in message.partition("\n")[0] else i for i, message in
+            enumerate(messages)]  # fmt: skip
+    return len(set(told))
 
 
 def ours(path, usage, ruleset):
     answer = official_check.check(path.read_bytes(), usage, ruleset)
-    return answer.crashed.partition(":")[0] if answer.crashed else (answer.valid, len(answer.messages))
+    return answer.crashed.partition(":")[0] if answer.crashed else (answer.valid, number_of(answer.messages))
 
 
 def same(path, usage, ruleset):
