@@ -30,7 +30,7 @@ def verify(path: Path, round_name: str, official: bool, differences: bool, junit
     from perfsuite.report import verify_junit, verify_text
 
     played = rounds.parse(round_name)
-    verifying.rules_of(played)
+    rounds.refuse_unknown(played)
     folders = track(results.find(path), "verifying", console=Console(stderr=True), transient=True)
     found = [verifying.verify(folder, played) for folder in folders]
     good = all(_valid(one, official) for one in found)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from perfsuite.mlperf import convergence, official_check, official_convergence, official_files, restricted
+from perfsuite.mlperf import convergence, official_check, official_convergence, official_files, restricted, rounds
 
 pytest.importorskip("mlperf_logging")
 spec = importlib.util.spec_from_file_location("mlperf_logs", Path(__file__).with_name("mlperf_logs.py"))
@@ -164,7 +164,7 @@ def test_every_reference_curve_is_pruned_the_same():
         if runs is None:
             continue
         theirs = rcp_checker.RCP_Checker(usage, ruleset, benchmark, False)
-        reference, drop = convergence.load(path), official_convergence.drop_of(benchmark)
+        reference, drop = convergence.load(path), rounds.dropped(benchmark)
         points = [convergence._point(size, values, drop, "official") for size, values in sorted(reference.items())]
         left = convergence.pruned(points, runs, "official")
         expected = {(r["BS"], r["RCP Mean"], r["RCP Stdev"], r["Min Epochs"]) for r in theirs.pruned_rcp_data.values()}

@@ -10,7 +10,6 @@ tiny and gpu read books (see `text_batches`), mlperf the reference's TFRecords o
 whose second loss is whether the second sentence follows the first.
 """
 
-import copy
 import math
 import re
 from collections import Counter
@@ -28,7 +27,7 @@ import torch.nn.functional as F
 from perfsuite.kernels.cross_entropy import cross_entropy
 from perfsuite.kernels.lamb import Lamb
 from perfsuite.kernels.layer_norm import layer_norm
-from perfsuite.workloads import tfrecord
+from perfsuite.workloads import tfrecord, training_state
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 from perfsuite.workloads.llama import BIBLE_HELD_OUT, VERSE_HELD_OUT, read_documents, windows
 
@@ -396,27 +395,10 @@ class BertJob:
         return int(right) / int(masked)
 
     def state(self) -> Any:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "random": self.random.get_state(),
-                "rng": torch.get_rng_state(),
-                "device rng": torch.cuda.get_rng_state(self.device) if self.device != "cpu" else None,
-            }
-        )
+        return training_state.copied(self, "step", "random")
 
     def restore(self, state: Any) -> None:
-        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.zero_grad()
-        self.step = state["step"]
-        self.random.set_state(state["random"])
-        torch.set_rng_state(state["rng"])
-        if state["device rng"] is not None:
-            torch.cuda.set_rng_state(state["device rng"], self.device)
+        training_state.put_back(self, state)
 
     def log_values(self) -> dict[str, Any]:
         config = self.config

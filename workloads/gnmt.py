@@ -9,7 +9,6 @@ A sample is a pair of sequences. As in the reference, the gradient is that of a 
 on average over the batch; the loss that is reported is that of a target's symbol, which does not depend on lengths.
 """
 
-import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ from perfsuite.kernels.adamw import AdamW
 from perfsuite.kernels.cross_entropy import cross_entropy
 from perfsuite.kernels.linear import linear
 from perfsuite.kernels.softmax import softmax
-from perfsuite.workloads import bible, translation, wmt16
+from perfsuite.workloads import bible, training_state, translation, wmt16
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 from perfsuite.workloads.translation import BLEU, EOS, PAD, PHONEME_ERROR_RATE, Batch, Corpus
 
@@ -378,27 +377,10 @@ class GNMTJob:
         return {"embedding": (ids, self.config.width * 4)}
 
     def state(self) -> Any:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "order": self.order.get_state(),
-                "rng": torch.get_rng_state(),
-                "device_rng": None if self.device == "cpu" else torch.cuda.get_rng_state(),
-            }
-        )
+        return training_state.copied(self, "step", "order")
 
     def restore(self, state: Any) -> None:
-        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.zero_grad()
-        self.step = state["step"]
-        self.order.set_state(state["order"])
-        torch.set_rng_state(state["rng"])
-        if state["device_rng"] is not None:
-            torch.cuda.set_rng_state(state["device_rng"])
+        training_state.put_back(self, state)
 
     def log_values(self) -> dict[str, Any]:
         config = self.config

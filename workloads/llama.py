@@ -5,7 +5,6 @@ AdamW with a linear warm-up and a cosine, gradient clipping, and log perplexity 
 vocabulary is the 256 bytes). A sample is one sequence.
 """
 
-import copy
 import lzma
 import math
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from perfsuite.kernels.linear_cross_entropy import linear_cross_entropy
 from perfsuite.kernels.rms_norm import rms_norm
 from perfsuite.kernels.rope import rope
 from perfsuite.kernels.swiglu import swiglu
+from perfsuite.workloads import training_state
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target, whole_steps
 
 NAME = "llama"
@@ -290,24 +290,10 @@ class LlamaJob:
         return float(total) / self.config.eval_samples
 
     def state(self) -> Any:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "order": self.order.get_state(),
-                "rng": torch.get_rng_state(),
-            }
-        )
+        return training_state.copied(self, "step", "order")
 
     def restore(self, state: Any) -> None:
-        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.zero_grad()
-        self.step = state["step"]
-        self.order.set_state(state["order"])
-        torch.set_rng_state(state["rng"])
+        training_state.put_back(self, state)
 
     def log_values(self) -> dict[str, Any]:
         config = self.config

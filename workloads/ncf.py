@@ -9,7 +9,6 @@ is every positive of the training set with its negatives.
 In the embedded data a user is a source package of Debian and an item is a package that it asks for.
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 
 from perfsuite.kernels.adamw import AdamW
 from perfsuite.kernels.embedding_bag import embedding_bag
-from perfsuite.workloads import interactions, kronecker
+from perfsuite.workloads import interactions, kronecker, training_state
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 from perfsuite.workloads.interactions import Interactions, Unseen
 
@@ -312,24 +311,10 @@ class NCFJob:
         return {name: (ids[name], weight.shape[1] * weight.itemsize) for name, weight in weights.items()}
 
     def state(self) -> Any:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "order": self.order.get_state(),
-                "negatives": self.negatives.get_state(),
-                "rng": torch.get_rng_state(),
-            }
-        )
+        return training_state.copied(self, "order", "negatives")
 
     def restore(self, state: Any) -> None:
-        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.zero_grad()
-        self.order.set_state(state["order"])
-        self.negatives.set_state(state["negatives"])
-        torch.set_rng_state(state["rng"])
+        training_state.put_back(self, state)
 
     def log_values(self) -> dict[str, Any]:
         config = self.config

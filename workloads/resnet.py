@@ -5,7 +5,6 @@ convolution), and so is the training: SGD with momentum, a linear warm-up and a 
 smoothing, no weight decay on batch norm. A sample is one image, an epoch is one pass over the training images.
 """
 
-import copy
 import lzma
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -19,6 +18,7 @@ import torch.nn.functional as F
 
 from perfsuite.kernels.batch_norm_add_relu import batch_norm_add_relu
 from perfsuite.kernels.cross_entropy import cross_entropy
+from perfsuite.workloads import training_state
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target, whole_steps
 
 NAME = "resnet"
@@ -266,24 +266,10 @@ class ResNetJob:
         return int(right) / self.config.eval_samples
 
     def state(self) -> Any:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "random": self.random.get_state(),
-                "rng": torch.get_rng_state(),
-            }
-        )
+        return training_state.copied(self, "step", "random")
 
     def restore(self, state: Any) -> None:
-        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.zero_grad()
-        self.step = state["step"]
-        self.random.set_state(state["random"])
-        torch.set_rng_state(state["rng"])
+        training_state.put_back(self, state)
 
     def log_values(self) -> dict[str, Any]:
         config = self.config

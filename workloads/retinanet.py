@@ -7,7 +7,6 @@ time. The metric is COCO's average precision over IoU thresholds from 0.50 to 0.
 and gpu see scenes composed from real garments (garment_scenes.py).
 """
 
-import copy
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -23,6 +22,7 @@ from perfsuite.kernels.adamw import AdamW
 from perfsuite.kernels.batch_norm_add_relu import batch_norm_add_relu
 from perfsuite.kernels.focal_loss import focal_loss
 from perfsuite.workloads import boxes as box
+from perfsuite.workloads import training_state
 from perfsuite.workloads.coco import EMPTY, Detections, Evaluation, Photographs, Targets, read_labels
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 from perfsuite.workloads.garment_scenes import Layout, Scenes, compose
@@ -499,24 +499,10 @@ class RetinaNetJob:
         return [Detections(image, b[keep], s[keep], c[keep]) for image, b, s, c, keep in parts]
 
     def state(self) -> Any:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "random": self.random.get_state(),
-                "rng": torch.get_rng_state(),
-            }
-        )
+        return training_state.copied(self, "step", "random")
 
     def restore(self, state: Any) -> None:
-        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.zero_grad()
-        self.step = state["step"]
-        self.random.set_state(state["random"])
-        torch.set_rng_state(state["rng"])
+        training_state.put_back(self, state)
 
     def log_values(self) -> dict[str, Any]:
         config = self.config

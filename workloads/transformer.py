@@ -6,7 +6,6 @@ and a decay by the inverse square root) and the beam search. At scale tiny the t
 translation is how they are pronounced, a symbol a phoneme. A sample is a pair of sequences.
 """
 
-import copy
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -23,7 +22,7 @@ from perfsuite.kernels.adamw import AdamW
 from perfsuite.kernels.layer_norm import layer_norm
 from perfsuite.kernels.linear import linear
 from perfsuite.kernels.linear_cross_entropy import linear_cross_entropy
-from perfsuite.workloads import bible, subwords, translation
+from perfsuite.workloads import bible, subwords, training_state, translation
 from perfsuite.workloads.contract import Basics, Phase, Schedule, Target
 from perfsuite.workloads.subwords import Subwords
 from perfsuite.workloads.translation import BLEU, PAD, PHONEME_ERROR_RATE, Batch, Corpus, Pairs
@@ -432,29 +431,10 @@ class TransformerJob:
         return self.corpus.quality(hypotheses, self.config.target.metric)
 
     def state(self) -> Any:
-        return copy.deepcopy(
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "step": self.step,
-                "order": self.order.get_state(),
-                "dropout": self.dropout.get_state(),
-                "rng": torch.get_rng_state(),
-                "device_rng": torch.cuda.get_rng_state() if self.device == "cuda" else None,
-            }
-        )
+        return training_state.copied(self, "step", "order", "dropout")
 
     def restore(self, state: Any) -> None:
-        state = copy.deepcopy(state)  # load_state_dict of an optimizer keeps the tensors that it is given
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.optimizer.zero_grad()
-        self.step = state["step"]
-        self.order.set_state(state["order"])
-        self.dropout.set_state(state["dropout"])
-        torch.set_rng_state(state["rng"])
-        if state["device_rng"] is not None:
-            torch.cuda.set_rng_state(state["device_rng"])
+        training_state.put_back(self, state)
 
     def log_values(self) -> dict[str, Any]:
         config = self.config

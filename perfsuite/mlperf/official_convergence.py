@@ -8,7 +8,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from perfsuite.mlperf import convergence, official_files
+from perfsuite.mlperf import convergence, official_files, rounds
 from perfsuite.mlperf.convergence import Convergence
 
 _TOKEN = b":::MLLOG "
@@ -40,11 +40,6 @@ class Submitted:
     units: float
     batch_size: Any
     benchmark: Any
-
-
-def drop_of(benchmark: str) -> int:
-    """Runs that an olympic mean drops at each end; also how many may fail to converge."""
-    return 4 if benchmark == "unet3d" else 1
 
 
 def read(data: bytes, ruleset: str) -> Submitted:
@@ -107,7 +102,7 @@ def check(logs: list[Submitted], usage: str, ruleset: str, mode: str = "official
     reference = convergence.load(path)
     if first.batch_size == -1:
         return Convergence(mode, False, "Could not detect global_batch_size")
-    drop = drop_of(benchmark)
+    drop = rounds.dropped(benchmark)
     if sum(not log.converged for log in logs) > drop:
         return Convergence(mode, False, "Insufficient convergence")
     try:

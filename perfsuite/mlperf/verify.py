@@ -21,7 +21,6 @@ from perfsuite.mlperf import (
 from perfsuite.mlperf.finding import ERROR, SAME, Finding
 from perfsuite.mlperf.results import Folder
 from perfsuite.mlperf.rounds import Round
-from perfsuite.mlperf.rulebook import Rulebook
 
 
 def verify(folder: Folder, played: Round) -> dict[str, Any]:
@@ -58,7 +57,7 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         "valid": not any(finding.severity == ERROR for finding in whole) and (len(logs) > 1 or all(valid)),
         "findings": [asdict(finding) for finding in whole],
         "logs": logs,
-        "official": _official(together, answers, crashed) if known else None,
+        "official": _official(together, whole, answers, crashed) if known else None,
     }
 
 
@@ -85,7 +84,9 @@ def _layout(folder: Folder, played: Round) -> Iterator[Finding]:
     yield from system_fields.check(path, played)
 
 
-def _official(of: check_folder.Runs, answers: list[Any], crashed: str | None) -> dict[str, Any]:
+def _official(
+    of: check_folder.Runs, whole: list[Finding], answers: list[Any], crashed: str | None
+) -> dict[str, Any]:
     """The official package checker's parts on one folder. It accepts one log that does not comply (four of unet3d)."""
     wrong = sum(not answer.valid for answer in answers)
     wanted = rounds.NUM_RUNS.get(of.benchmark or "")
@@ -93,7 +94,7 @@ def _official(of: check_folder.Runs, answers: list[Any], crashed: str | None) ->
         wanted = 10  # the official table's number
     enough = wanted is None or (len(answers) >= wanted if of.folder.scaling == "weak" else len(answers) == wanted)
     checked = of.division == "closed" and of.round.version >= official_convergence.FIRST_RULESET
-    seeds_good = all(of.seeds) and not any(f.rule == "seeds" and f.severity == ERROR for f in check_folder.check(of))
+    seeds_good = all(of.seeds) and not any(f.rule == "seeds" and f.severity == ERROR for f in whole)
     found, why = _official_convergence(of, crashed) if checked and of.benchmark != "minigo" else (None, None)
     accepted = wrong <= rounds.dropped(of.benchmark)
     return {
@@ -123,10 +124,4 @@ def differences(verified: dict[str, Any]) -> list[dict[str, Any]]:
     everything += [dict(one, log=log["log"]) for log in verified["logs"] for one in log["findings"]]
     return [one for one in everything if one["official"] != SAME and (one["severity"] == ERROR or
                                                                      one["official"] == "contrary")]  # fmt: skip
-
-
-def rules_of(played: Round) -> Rulebook:
-    """The rules that a round is verified by. Raises ValueError for one that is not known."""
-    official_files.rule_folder(played.usage, played.ruleset)
-    return rulebook.of(played)
 
