@@ -22,12 +22,14 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
           as_json: bool) -> int:  # fmt: skip
     """Score every folder of logs at or under PATH: olympic mean, interval, convergence, energy. Writes nothing there.
 
+    A record of perfsuite needs no --round: its workload has rules and reference points of its own.
+
     Exit code 1: a folder has no score, or does not pass the convergence check.
     """
     from rich.console import Console
     from rich.progress import track
 
-    from perfsuite.mlperf import folder_score, results, rounds, tie
+    from perfsuite.mlperf import folder_score, own_class, results, rounds, tie
     from perfsuite.mlperf.score import FOOTNOTE
 
     if official and not round_name:
@@ -38,7 +40,7 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
 
     def scored(where: Path) -> list[dict[str, Any]]:
         folders = track(results.find(where), "scoring", console=Console(stderr=True), transient=True)
-        return [folder_score.score(folder, played) for folder in folders]
+        return [folder_score.score(folder, played or own_class.round_or_none(folder)) for folder in folders]
 
     found = scored(path)
     others = scored(against) if against else []
@@ -64,5 +66,5 @@ def _good(found: dict[str, Any], official: bool) -> bool:
     if official:
         said = found["official"]
         return bool(said and said["score_min"] is not None and said["convergence_passed"] is not False)
-    checks = found["convergence"]
-    return found["score_min"] is not None and (checks is None or checks["rules"]["passed"])
+    failed = found["convergence_counts"] and not found["convergence"]["rules"]["passed"]
+    return found["score_min"] is not None and not failed

@@ -23,6 +23,7 @@ def render(
             parts.append(_runs(one))
     if compared:
         parts.append(_compared(compared))
+    parts += [Text(f"rules: {rules}", style="dim") for rules in dict.fromkeys(one["rules"] for one in found)]
     if found:
         parts.append(Text(found[0]["footnote"], style="dim"))
     return Group(*parts)
@@ -80,7 +81,9 @@ def _remarks(one: dict[str, Any]) -> list[str]:
     lines += one["notes"]
     if one["convergence"] and not one["convergence"]["rules"]["passed"]:
         lines.append(_why_failed(one["convergence"]["rules"]))
-    elif not one["convergence"] and one["round"]:
+    if one["convergence"] and not one["convergence_counts"]:
+        lines.append("open division: the convergence check tells, it does not count")
+    if not one["convergence"] and one["round"]:
         lines.append(f"convergence not checked: {one['convergence_why']}")
     said = one["official"]
     if said and said["crashed"]:

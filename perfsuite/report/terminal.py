@@ -11,7 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from perfsuite.report import device_text, figures, memory_system_text, op_times, power_text
+from perfsuite.report import device_text, division, figures, memory_system_text, op_times, power_text
 from perfsuite.report.figures import count, percent, seconds, si
 from perfsuite.report.optional import block, on_gpu
 from perfsuite.report.power_words import throttled
@@ -40,6 +40,8 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
         lines += [(name, said(account["power"])) for name, said in
                   (("by kernel", power_text.by_kernel), ("gpm", power_text.monitor), ("clocks", power_text.clocks))]
     lines.append(("own cost", _overhead(account["overhead"])))
+    if account.get("closed_quality"):
+        lines.append(("division", Text(division.said(account))))
     if ledger:
         lines += [("suite op", _suite_op(op, ledger["clock_s"])) for op in ledger.get("suite_ops", [])]
         lines.append(("checks", _checks(ledger["checks"])))
