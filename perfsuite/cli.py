@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 import perfsuite
-from perfsuite import cli_compare, cli_counters, cli_ops, cli_prove, cli_score, cli_track, cli_verify
+from perfsuite import cli_compare, cli_counters, cli_ops, cli_package, cli_prove, cli_score, cli_track, cli_verify
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
@@ -59,6 +59,7 @@ cli.add_command(cli_prove.prove)
 cli.add_command(cli_track.track)
 cli.add_command(cli_score.score)
 cli.add_command(cli_verify.verify)
+cli.add_command(cli_package.package)
 cli.add_command(cli_counters.counters)
 
 

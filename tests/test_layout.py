@@ -41,7 +41,8 @@ LAYERS = (
     {"perfsuite.harness", "perfsuite.loop", "perfsuite.report", "perfsuite.op_check", "perfsuite.op_bench"},
     {"perfsuite.prove"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters", "perfsuite.cli_compare",
-     "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin",
+     "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.cli_score", "perfsuite.cli_verify",
+     "perfsuite.cli_package", "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin",
      "perfsuite.bench_plugin"},
 )  # fmt: skip
 

@@ -294,6 +294,6 @@ def division(case: Case) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
-    readable, official, required, division, order, clock, intervals, status, quality, schedule, initialisation, cache, seed,
-    hyperparameters,
+    readable, official, required, division, order, clock, intervals, status, quality, schedule, initialisation, cache,
+    seed, hyperparameters,
 )  # fmt: skip

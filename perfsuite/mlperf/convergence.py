@@ -111,6 +111,12 @@ def check(
     return Convergence(mode, passed, message, batch_size, mean, point, lowest, factor)
 
 
+def curve(reference: dict[float, list[float]], *, num_runs: int, drop: int, mode: str) -> list[tuple[Point, float]]:
+    """The points that count in a mode, smallest batch size first, each with the least mean that passes there."""
+    points = pruned([_point(size, runs, drop, mode) for size, runs in sorted(reference.items())], num_runs, mode)
+    return [(point, lowest_mean(point, num_runs)) for point in points]
+
+
 def _point(batch_size: float, runs: Sequence[float], drop: int, mode: str) -> Point:
     runs = sorted(runs)
     kept = runs[drop : len(runs) - drop]

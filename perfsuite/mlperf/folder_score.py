@@ -12,6 +12,7 @@ from perfsuite.mlperf import (
     power_log,
     reader,
     rulebook,
+    score_curves,
     scoring,
 )
 from perfsuite.mlperf.official_score import OfficialRun
@@ -21,10 +22,11 @@ from perfsuite.mlperf.run_log import RunLog, summarise
 from perfsuite.mlperf.score import FOOTNOTE
 
 
-def score(folder: Folder, played: Round | None) -> dict[str, Any]:
+def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[str, Any]:
     """One folder. Without a round the official reading and the convergence check are left out, with that reason.
 
-    A record of ours has rules of its own (own_class). Raises ValueError where a log cannot be opened.
+    A record of ours has rules of its own (own_class). detailed: with "curves", what a page draws. Raises ValueError
+    where a log cannot be opened.
     """
     logs, official = [], []
     known = played is not None and not played.is_own and played.ruleset in official_files.rulesets(played.usage)
@@ -70,6 +72,7 @@ def score(folder: Folder, played: Round | None) -> dict[str, Any]:
         "energy": _energy(folder, found),
         "runs": [scoring.as_json(run) for run in found.runs],
         "footnote": FOOTNOTE,
+        **({"curves": score_curves.curves(found, benchmark, played)} if detailed else {}),
     }
 
 

@@ -46,6 +46,10 @@ class RunLog:
     batch_size: int | float | None = None
     seeds: list[Any] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    eval_ms: float | None = None
+    """Inside eval_start to eval_stop; None where the log has no such pair."""
+    eval_start_ms: float | None = None
+    """Of an evaluation that is not over; a helper of reading."""
     num_lines: int = 0
     num_faults: int = 0
 
@@ -103,6 +107,12 @@ def _take(run: RunLog, entry: Entry) -> None:
             run.init_start_ms = entry.time_ms if run.init_start_ms is None else run.init_start_ms
         case "init_stop":
             run.init_stop_ms = entry.time_ms
+        case "eval_start":
+            run.eval_start_ms = entry.time_ms if run.eval_start_ms is None else run.eval_start_ms
+        case "eval_stop":
+            if run.eval_start_ms is not None:
+                run.eval_ms = (run.eval_ms or 0.0) + entry.time_ms - run.eval_start_ms
+            run.eval_start_ms = None
         case "global_batch_size" | "input_batch_size":
             if run.batch_size is None and isinstance(entry.value, int | float):
                 run.batch_size = entry.value

@@ -12,7 +12,6 @@ from perfsuite.mlperf import (
     official_check,
     official_convergence,
     official_files,
-    own_class,
     reader,
     rounds,
     rulebook,

@@ -18,7 +18,7 @@ def render(
     """What folder_score.score() returned for each folder, and what tie.judge() said of pairs of them."""
     parts: list[RenderableType] = [_table(found, official)]
     for one in found:
-        parts += [Text(f"{one['label']}: {line}") for line in _remarks(one)]
+        parts += [Text(f"{one['label']}: {line}") for line in remarks(one)]
         if show_runs or len(found) == 1:
             parts.append(_runs(one))
     if compared:
@@ -76,7 +76,8 @@ def _checks(one: dict[str, Any]) -> str:
     return ", ".join(said)
 
 
-def _remarks(one: dict[str, Any]) -> list[str]:
+def remarks(one: dict[str, Any]) -> list[str]:
+    """What is to be said of one result besides its figures, a line each."""
     lines = [f"no score: {one['why']}"] if one["why"] else []
     lines += one["notes"]
     if one["convergence"] and not one["convergence"]["rules"]["passed"]:
