@@ -6,6 +6,7 @@ from perfsuite.report.charts import Chart, hue, plain
 from perfsuite.report.figures import percent, seconds, si
 
 _HEIGHT = 260
+_MOST_EPOCHS = 10_000
 _MODES = {"rules": "--hue-1", "official": "--hue-2", "hull": "--hue-3"}
 _MARGIN = {"l": 56, "r": 12, "t": 30, "b": 44}
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
@@ -79,10 +80,11 @@ def convergence(one: dict[str, Any]) -> Chart | None:
 def _against_reference(one: dict[str, Any]) -> dict[str, Any] | None:
     reference, sizes = one["curves"]["reference"], one["curves"]["batch_sizes"]
     ends = [run["units"] for run in one["runs"] if run["converged"] and run["counts"] and run["units"] is not None]
-    if not reference or len(sizes) != 1 or not ends:
+    if not reference or len(sizes) != 1:
         return None
     data = []
-    for mode, points in reference.items():
+    for mode, all_points in reference.items():
+        points = _near(all_points, float(sizes[0]))
         x = [point["batch_size"] for point in points]
         line = {"color": _MODES[mode], "width": 2}
         if len(points) == 1:  # a line needs two ends
@@ -95,11 +97,12 @@ def _against_reference(one: dict[str, Any]) -> dict[str, Any] | None:
         data.append(shared | {"y": [point["mean"] for point in points], "line": line, "name": mode, "fill": "tonexty",
                               "fillcolor": "rgba(128,128,128,0.10)",
                               "hovertemplate": f"{mode}: mean %{{y:.6g}}<extra></extra>"})  # fmt: skip
-    data.append({
-        "type": "scatter", "mode": "markers", "name": "runs", "x": [sizes[0]] * len(ends), "y": ends,
-        "marker": {"color": "--muted", "symbol": "line-ew-open", "size": 14},
-        "hovertemplate": "a run: %{y:.6g}<extra></extra>",
-    })  # fmt: skip
+    if ends:  # a round that evaluates after the clock says nothing on it
+        data.append({
+            "type": "scatter", "mode": "markers", "name": "runs", "x": [sizes[0]] * len(ends), "y": ends,
+            "marker": {"color": "--muted", "symbol": "line-ew-open", "size": 14},
+            "hovertemplate": "a run: %{y:.6g}<extra></extra>",
+        })  # fmt: skip
     check = (one["convergence"] or {}).get("rules")
     if check and check["mean"] is not None:
         data.append({
@@ -108,26 +111,36 @@ def _against_reference(one: dict[str, Any]) -> dict[str, Any] | None:
             "hovertemplate": "olympic mean: %{y:.6g}<extra></extra>",
         })  # fmt: skip
     layout = {
-        "xaxis": {"title": {"text": "global batch size"}, "type": "log", **_batch_ticks(reference, sizes[0])},
+        "xaxis": {"title": {"text": "global batch size"}, "type": "log", **_batch_ticks(data, float(sizes[0]))},
         "yaxis": {"title": {"text": f"{_unit(one)} to converge"}, "tickformat": "~s"},
         "legend": _LEGEND, "margin": _MARGIN, "hovermode": "closest",
     }  # fmt: skip
     return {"data": data, "layout": layout}
 
 
-def _batch_ticks(reference: dict[str, list[dict[str, float]]], own: float) -> dict[str, Any]:
-    """The reference's batch sizes and that of the runs; of sizes that are too near each other the first."""
-    sizes = sorted({point["batch_size"] for points in reference.values() for point in points} | {float(own)})
-    shown = [float(own)]
+def _near(points: list[dict[str, float]], size: float) -> list[dict[str, float]]:
+    """The part of the curve that the runs are on: the next point on each side, and that of their own batch size."""
+    below = [point for point in points if point["batch_size"] < size][-1:]
+    above = [point for point in points if point["batch_size"] > size][:1]
+    return [*below, *(point for point in points if point["batch_size"] == size), *above]
+
+
+def _batch_ticks(data: list[dict[str, Any]], own: float) -> dict[str, Any]:
+    """The batch sizes that are drawn and that of the runs; of sizes that are too near each other the first."""
+    sizes = sorted({size for trace in data for size in trace["x"] if len(data) > 1 and trace["mode"] == "lines"})
+    shown = [own]
     for size in sizes:
-        if all(max(size / other, other / size) > 1.25 for other in shown):
+        if all(max(size / other, other / size) > 1.25 for other in shown) and size == int(size):
             shown.append(size)
     return {"tickvals": shown, "ticktext": [f"{size:g}" for size in shown]}
 
 
 def _unit(one: dict[str, Any]) -> str:
-    unit = next((run["unit"] for run in one["runs"] if run["unit"]), None)
-    return {"samples_count": "samples", "epoch_num": "epochs"}.get(unit or "", "samples or epochs")
+    known = [run for run in one["runs"] if run["unit"]]
+    if any((run["units"] or 0) > _MOST_EPOCHS for run in known):
+        return "samples"  # some benchmarks log samples as epoch_num
+    names = {"samples_count": "samples", "epoch_num": "epochs"}
+    return names.get(known[0]["unit"] if known else "", "samples or epochs")
 
 
 def _quality(one: dict[str, Any]) -> dict[str, Any] | None:

@@ -53,12 +53,12 @@ def _answer(found: list[dict[str, Any]], of: str) -> Markup:
     else:
         said = f"{len(scored)} of {len(found)} results have a score"
     failed = [one for one in found if one["convergence_counts"] and not one["convergence"]["rules"]["passed"]]
-    under = []
     if failed:
-        under = [paragraph(f"{len(failed)} converge faster than the reference allows.", "warning")]
+        which = f"{len(failed)} fail the check of convergence" if len(found) > 1 else "fails the check of convergence"
+        said = f"{said}; {which}"
     word = tag("h1", said, class_="missed" if len(scored) < len(found) or failed else None)
     unverified = paragraph(found[0]["footnote"], "quiet")
-    return tag("header", join([paragraph(kicker, "kicker"), word, *under, unverified]))
+    return tag("header", join([paragraph(kicker, "kicker"), word, unverified]))
 
 
 def _minutes(one: dict[str, Any]) -> str:
@@ -131,9 +131,10 @@ def _tiles(one: dict[str, Any]) -> list[Markup]:
 
 
 def _multiples(one: dict[str, Any], name: str, drawn: dict[str, Chart]) -> Markup:
+    reference = "solid: mean of the reference; dotted: the least that passes; between them the score is scaled"
     wanted = {
         "Runs": (charts.runs(one), "line: olympic mean on the clock; band: its 95 % interval"),
-        "Convergence": (charts.convergence(one), "solid: mean of the reference; dotted: the least that passes"),
+        "Convergence": (charts.convergence(one), reference),
         "Time": (charts.shares(one), charts.said_shares(one)),
         "Energy": (charts.power(one), "line: mean over the runs of the score; whiskers: what readings do not cover"),
     }
