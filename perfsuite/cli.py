@@ -1,5 +1,5 @@
 """The command line. Verbs in the order of a working day: run, report, runs, compare, prove, track, ops, machine,
-counters, workloads, rcp, doctor.
+counters, workloads, rcp, doctor; and for MLPerf's logs score, verify, package.
 
 Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input with one line that says what to mend.
 With --json one JSON document goes to standard output and everything else to standard error.
@@ -80,7 +80,8 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--ops", type=click.Choice(["eager", "native", "compile"]), default="eager", show_default=True,
               help="How ops are done that --use does not name: plain torch, the measured best of our kernels for each "
               "shape, or plain torch with the model compiled by torch.compile.")
-@click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True)
+@click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True,
+              help="closed refuses another model, target, batch size or hyperparameters; kernels may be swapped.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
 @click.option("--no-ledger", is_flag=True, help="Score only: leave out the pass with the recorders on.")

@@ -61,7 +61,7 @@ def package(runs: tuple[str, ...], round_name: str, org: str, out: Path, system:
     console = Console()
     console = console if console.is_terminal else Console(width=package_text.WIDTH)
     if not as_json:
-        console.print(package_text.before(made, rulebook.of(played).said))
+        console.print(package_text.before(made, rulebook.said(played)))
     packaging.write(made.tree, root)
     valid = all(one["valid"] for one in made.said[made.division])
     if as_json:

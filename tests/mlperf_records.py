@@ -54,7 +54,8 @@ def own_log(folder: Path, made: record.Record, *, evals: int, seed: int, changed
     path = folder / "log.txt"
     with MLLog(path, source=made.workload) as log:
         about = {"submission_benchmark": workload.MLPERF or workload.NAME, "submission_division": made.division,
-                 "submission_org": "perfsuite", "submission_platform": made.device, "cache_clear": True}  # fmt: skip
+                 "submission_org": "perfsuite", "submission_platform": made.device, "submission_status": "research",
+                 "cache_clear": True}  # fmt: skip
         for key, value in about.items():
             log.event(key, value)
         log.start("init_start")

@@ -29,7 +29,7 @@ def refuse(made: Mapping[str, Any]) -> None:
 def rules_of(made: Mapping[str, Any]) -> Benchmark | None:
     """The rules of a record's workload and scale; None where there are none."""
     try:
-        return None if made["workload_path"] else own_class.rules_of(rounds.own(made["workload"], made["scale"]))
+        return None if made.get("workload_path") else own_class.rules_of(rounds.own(made["workload"], made["scale"]))
     except ValueError:
         return None
 
@@ -40,12 +40,12 @@ def closed_quality(record: Mapping[str, Any]) -> dict[str, Any] | None:
     {"metric", "target", "qualities" of the clean runs in order, "num_reached": how many reach the closed target,
     "why": why that is not known}.
     """
-    if record["division"] != "open" or record["kind"] != "run":
+    if record.get("division") != "open" or record["kind"] != "run":
         return None
     rules = rules_of(record)
     nothing: dict[str, Any] = {"metric": None, "target": None, "qualities": None, "num_reached": None}
     if rules is None:
-        what = record["workload_path"] or f"{record['workload']} {record['scale']}"
+        what = record.get("workload_path") or f"{record['workload']} {record['scale']}"
         return nothing | {"why": f"there are no rules of a closed division for {what}"}
     metric, target = rules.metric, rules.targets[0]
     if record["target"] is None or f"{record['target']['metric']}, {record['target']['unit']}" != metric:

@@ -55,7 +55,7 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         "benchmark": benchmark,
         "division": division,
         "round": played.name if played else None,
-        "rules": rulebook.of(played).said if played else "no round was given: runs that make a result, olympic mean",
+        "rules": rulebook.said(played) if played else "no round was given: runs that make a result, olympic mean",
         "score_min": time_s / 60 if time_s is not None else None,
         "ci95_min": [bound * factor / 60 for bound in found.ci95_s] if found.ci95_s else None,
         "unscaled_min": found.time_s / 60 if found.time_s is not None else None,

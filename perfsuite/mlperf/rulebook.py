@@ -103,13 +103,6 @@ class Rulebook:
     """Keys that each log has; for rounds the official files say so."""
     _corrections: tuple[dict[str, Any], ...]
 
-    @property
-    def said(self) -> str:
-        """Which rules these are, in words."""
-        if self.round.is_own:
-            return f"{self.round.name}: perfsuite/mlperf/rules/{own_path(self.round.ruleset.split()[0]).name}"
-        return f"{self.round.name}: perfsuite/mlperf/rules/{self.round.usage}.json and the files of mlperf-logging"
-
     def corrections(self, benchmark: str | None, division: str | None) -> list[Correction]:
         """Official rules that do not hold for this benchmark and division."""
         return [Correction(c["key"], c["why"], c["rule"]) for c in self._corrections
@@ -119,6 +112,14 @@ class Rulebook:
 def own_path(workload: str) -> Path:
     """Where the rules of a workload of ours are."""
     return _FOLDER / f"own_{workload}.json"
+
+
+def said(played: Round) -> str:
+    """Which rules those of a round are, in words."""
+    own = own_path(played.ruleset.split()[0]) if played.is_own else _FOLDER / f"{played.usage}.json"
+    files = [f"perfsuite/mlperf/rules/{own.name}"] if own.is_file() else []
+    files += [] if played.is_own else ["the files of mlperf-logging"]
+    return f"{played.name}: {' and '.join(files)}"
 
 
 @cache

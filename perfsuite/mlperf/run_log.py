@@ -89,6 +89,8 @@ def summarise(log: Log) -> RunLog:
 
 
 def _take(run: RunLog, entry: Entry) -> None:
+    if run.benchmark is None:
+        run.benchmark = _text(entry.metadata.get("benchmark"))  # v0.5 names it on every line
     match entry.key:
         case "submission_benchmark":
             run.benchmark = _text(entry.value)
@@ -120,9 +122,6 @@ def _take(run: RunLog, entry: Entry) -> None:
             run.seeds.append(entry.value)
         case "eval_accuracy" | "eval_error":
             run.evaluations.append(_evaluation(entry))
-        case _:
-            if run.benchmark is None and isinstance(entry.metadata.get("benchmark"), str):
-                run.benchmark = entry.metadata["benchmark"]  # v0.5 names it on every line
 
 
 def _status(entry: Entry, before: str | None) -> str | None:

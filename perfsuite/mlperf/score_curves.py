@@ -10,7 +10,7 @@ from perfsuite.mlperf.scoring import Score
 
 def curves(found: Score, benchmark: str | None, played: Round | None) -> dict[str, Any]:
     """{"runs": [{"log", "times", "evaluations"}], "reference": {mode: [...]} or None, "target": ...}."""
-    rules = rulebook.of(played).benchmarks.get(benchmark or "") if played else None
+    rules = _rules(benchmark, played)
     return {
         "runs": [{"log": run.log.path.name, "times": times(run.log), "evaluations": _evaluations(run.log)}
                  for run in found.runs],
@@ -19,6 +19,13 @@ def curves(found: Score, benchmark: str | None, played: Round | None) -> dict[st
         "targets": [{"value": target.value, "higher_is_better": target.higher_is_better, "name": target.name}
                     for target in rules.targets] if rules else [],
     }  # fmt: skip
+
+
+def _rules(benchmark: str | None, played: Round | None) -> rulebook.Benchmark | None:
+    try:
+        return rulebook.of(played).benchmarks.get(benchmark or "") if played else None
+    except ValueError:  # a usage without targets of its own
+        return None
 
 
 def times(log: RunLog) -> dict[str, float | None]:

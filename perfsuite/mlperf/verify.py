@@ -56,7 +56,7 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         "benchmark": together.benchmark,
         "division": together.division,
         "round": played.name,
-        "rules": rules.said,
+        "rules": rulebook.said(played),
         "valid": not any(finding.severity == ERROR for finding in whole) and (len(logs) > 1 or all(valid)),
         "findings": [asdict(finding) for finding in whole],
         "logs": logs,
