@@ -275,6 +275,13 @@ def test_of_the_open_division_convergence_tells_and_does_not_count(tmp_path):
     assert one["convergence"] is None and "the target is 2.3, not 2" in one["convergence_why"]
 
 
+def test_runs_that_are_not_enough(tmp_path):
+    folder = closed(tmp_path, [11])
+    (one,) = json.loads(invoke("score", folder, "--json").stdout)["results"]
+    assert one["convergence"] is None and "an olympic mean needs 3 runs, and here are 1" in one["convergence_why"]
+    assert "nan" not in verified(folder)[1]
+
+
 def test_points_that_are_not_enough(tmp_path, monkeypatch):
     folder = closed(tmp_path, [11] * 5)
     for name, points, says in (

@@ -155,6 +155,15 @@ def test_few_runs_have_a_plain_mean_and_say_so(tmp_path):
                             "2 runs are too few for an olympic mean: the mean of all of them"]  # fmt: skip
 
 
+def test_one_log_has_no_olympic_mean_to_check(tmp_path):
+    pytest.importorskip("mlperf_logging")
+    where = folder(tmp_path, [run(60)])
+    done = invoke(where, "--round", "6.1", "--json")
+    check = json.loads(done.stdout)["results"][0]["convergence"]["rules"]
+    assert done.return_value == 1 and check["mean"] is None and not check["passed"]
+    assert "too few runs for an olympic mean of what" in " ".join(invoke(where, "--round", "6.1").output.split())
+
+
 def test_what_the_convergence_check_scales(tmp_path):
     pytest.importorskip("mlperf_logging")
     played = rounds.parse("6.1")

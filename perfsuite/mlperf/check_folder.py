@@ -159,6 +159,8 @@ def _own_convergence(of: Runs) -> Iterator[Finding]:
 def _why(rules: Convergence) -> str:
     if rules.lowest is None:
         return rules.message
+    if rules.mean is None:
+        return "too few runs for an olympic mean of what they need to converge"
     return f"converges after {rules.mean:g}, the least that passes is {rules.lowest:g}"
 
 

@@ -125,6 +125,8 @@ def check_convergence(folder: Folder, runs: list[RunLog], played: Round, mode: s
     sizes = {run.batch_size for run in runs}
     if len(sizes) != 1 or None in sizes:
         raise NoReference("the runs do not have one global_batch_size")
+    if len(runs) < 2 * DROP + 1:
+        raise NoReference(f"an olympic mean needs {2 * DROP + 1} runs, and here are {len(runs)}")
     if sum(not run.converged for run in runs) > DROP:
         return Convergence(mode, False, "Insufficient convergence", next(iter(sizes)))
     units = [run.last.units if run.converged and run.last and run.last.units else NOT_CONVERGED for run in runs]

@@ -102,6 +102,8 @@ def remarks(one: dict[str, Any]) -> list[str]:
 def _why_failed(check: dict[str, Any]) -> str:
     if check["reference"] is None or check["lowest"] is None:
         return f"convergence: {check['message']}"
+    if check["mean"] is None:
+        return "convergence: too few runs for an olympic mean of what they need to converge"
     return (f"convergence: {check['message']}; the mean of {check['mean']:g} is below the least that passes, "
             f"{check['lowest']:g} (reference {check['reference']['mean']:g})")  # fmt: skip
 
