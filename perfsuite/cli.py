@@ -1,5 +1,5 @@
 """The command line. Verbs in the order of a working day: run, report, runs, compare, prove, sweep, track, ops,
-machine, counters, workloads, rcp, doctor.
+machine, counters, workloads, rcp, doctor; and for MLPerf's logs verify, score, package.
 
 Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input with one line that says what to mend.
 With --json one JSON document goes to standard output and everything else to standard error.
@@ -17,6 +17,7 @@ from perfsuite import (
     cli_compare,
     cli_counters,
     cli_ops,
+    cli_package,
     cli_prove,
     cli_score,
     cli_suite,
@@ -73,6 +74,7 @@ cli.add_command(cli_sweep.sweep)
 cli.add_command(cli_track.track)
 cli.add_command(cli_score.score)
 cli.add_command(cli_verify.verify)
+cli.add_command(cli_package.package)
 cli.add_command(cli_counters.counters)
 cli.add_command(cli_workloads.workloads)
 
@@ -94,7 +96,8 @@ def _use(_: Any, __: Any, choices: tuple[str, ...]) -> dict[str, str]:
 @click.option("--ops", type=click.Choice(["eager", "native", "compile"]), default="eager", show_default=True,
               help="How ops are done that --use does not name: plain torch, the measured best of our kernels for each "
               "shape, or plain torch with the model compiled by torch.compile.")
-@click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True)
+@click.option("--division", type=click.Choice(["open", "closed"]), default="open", show_default=True,
+              help="closed refuses another model, target, batch size or hyperparameters; kernels may be swapped.")
 @click.option("--data", type=click.Path(file_okay=False, path_type=Path), help="Folder of the data.")
 @click.option("--target", type=float, help="Another quality target than the workload's own.")
 @click.option("--batch-size", type=click.IntRange(1), help="Another batch size than the workload's own; its own rule "

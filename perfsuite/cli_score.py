@@ -17,17 +17,21 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document o
               help="Say whether the results differ from those in FOLDER or are a statistical tie.")  # fmt: skip
 @click.option("--official", is_flag=True, help="Show the score that the official summarizer gives (needs --round).")
 @click.option("--runs", "show_runs", is_flag=True, help="A line for each run.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+              help="Write a page of the results there.")  # fmt: skip
 @JSON
 def score(path: Path, round_name: str | None, against: Path | None, official: bool, show_runs: bool,
-          as_json: bool) -> int:  # fmt: skip
+          html: Path | None, as_json: bool) -> int:  # fmt: skip
     """Score every folder of logs at or under PATH: olympic mean, interval, convergence, energy. Writes nothing there.
+
+    A record of perfsuite needs no --round: its workload has rules and reference points of its own.
 
     Exit code 1: a folder has no score, or does not pass the convergence check.
     """
     from rich.console import Console
     from rich.progress import track
 
-    from perfsuite.mlperf import folder_score, results, rounds, tie
+    from perfsuite.mlperf import folder_score, own_class, results, rounds, tie
     from perfsuite.mlperf.score import FOOTNOTE
 
     if official and not round_name:
@@ -38,7 +42,8 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
 
     def scored(where: Path) -> list[dict[str, Any]]:
         folders = track(results.find(where), "scoring", console=Console(stderr=True), transient=True)
-        return [folder_score.score(folder, played) for folder in folders]
+        return [folder_score.score(folder, played or own_class.round_or_none(folder), html is not None)
+                for folder in folders]
 
     found = scored(path)
     others = scored(against) if against else []
@@ -47,6 +52,11 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
          "ratio": said.ratio, "ci95": said.ci95, "why": said.why}
         for a, b, said in ((a, b, tie.judge(a, b)) for a, b in (tie.pairs(found, others) if against else []))
     ]  # fmt: skip
+    if html is not None:
+        from perfsuite.record import write_atomically
+        from perfsuite.report.score_page import render as render_page
+
+        write_atomically(html, render_page(found, compared, path.resolve().name).encode())
     if as_json:
         document = {"footnote": FOOTNOTE, "round": found[0]["round"], "results": found}
         click.echo(json.dumps(document | ({"against": others, "compared": compared} if against else {}),
@@ -64,5 +74,5 @@ def _good(found: dict[str, Any], official: bool) -> bool:
     if official:
         said = found["official"]
         return bool(said and said["score_min"] is not None and said["convergence_passed"] is not False)
-    checks = found["convergence"]
-    return found["score_min"] is not None and (checks is None or checks["rules"]["passed"])
+    failed = found["convergence_counts"] and not found["convergence"]["rules"]["passed"]
+    return found["score_min"] is not None and not failed

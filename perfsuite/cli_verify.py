@@ -11,28 +11,35 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document o
 
 @click.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--round", "round_name", metavar="ROUND", required=True, help="E.g. 5.1, 0.7 or hpc-3.0.")
+@click.option("--round", "round_name", metavar="ROUND",
+              help="E.g. 5.1, 0.7 or hpc-3.0; a record of perfsuite needs none.")  # fmt: skip
 @click.option("--official", is_flag=True, help="Exactly the official checkers' answers, in place of the rules text's.")
 @click.option("--differences", is_flag=True, help="Only where the rules text and the official tools part ways.")
 @click.option("--junit", type=click.Path(dir_okay=False, path_type=Path), help="Write a JUnit file there.")
 @JSON
-def verify(path: Path, round_name: str, official: bool, differences: bool, junit: Path | None,
+def verify(path: Path, round_name: str | None, official: bool, differences: bool, junit: Path | None,
            as_json: bool) -> int:  # fmt: skip
     """Check every log at or under PATH against the rules of a round. Never writes into the tree that it reads.
+
+    A record of perfsuite is checked against the rules of its own workload and scale where no --round is given.
 
     Exit code 1: something is not valid.
     """
     from rich.console import Console
     from rich.progress import track
 
-    from perfsuite.mlperf import results, rounds
+    from perfsuite.mlperf import own_class, results, rounds
     from perfsuite.mlperf import verify as verifying
     from perfsuite.report import verify_junit, verify_text
 
-    played = rounds.parse(round_name)
-    rounds.refuse_unknown(played)
-    folders = track(results.find(path), "verifying", console=Console(stderr=True), transient=True)
-    found = [verifying.verify(folder, played) for folder in folders]
+    played = rounds.parse(round_name) if round_name else None
+    if played:
+        rounds.refuse_unknown(played)
+    with_rules = [(folder, played or own_class.round_of(folder)) for folder in results.find(path)]
+    if official and any(one.is_own for _, one in with_rules):
+        raise click.UsageError("--official needs --round: the official checkers know no class of our own")
+    folders = track(with_rules, "verifying", console=Console(stderr=True), transient=True)
+    found = [verifying.verify(folder, rules) for folder, rules in folders]
     good = all(_valid(one, official) for one in found)
     if junit is not None:
         if not junit.parent.is_dir():

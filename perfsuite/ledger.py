@@ -24,6 +24,7 @@ from perfsuite.account_phases import window as windowed
 from perfsuite.account_replay import open_replay
 from perfsuite.account_working_set import working_set_block
 from perfsuite.headline import answer, limits
+from perfsuite.mlperf.division import closed_quality
 from perfsuite.mlperf.score import score as score_of
 from perfsuite.roofline import Gpu, Machine, ceilings_for, gpu_of, machine_of
 
@@ -48,7 +49,7 @@ def account(
         **{key: record.get(key) for key in ("id", "kind", "workload", "workload_path", "scale", "device", "command",
                                             "commit", "created", "use", "ops", "batch_size", "division", "build",
                                             "machine", "target", "config", "perfsuite_version")},
-        "score": score, "score_reason": score_reason,
+        "score": score, "score_reason": score_reason, "closed_quality": closed_quality(record),
     }  # fmt: skip
     if pass_ is None:
         reason = "no pass of this record has finished: run it again or resume it"

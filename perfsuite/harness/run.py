@@ -19,6 +19,7 @@ from perfsuite import conditions, machine, record, topology
 from perfsuite.harness import data_files, ops_choice
 from perfsuite.harness.batch_size import rescaled
 from perfsuite.harness.one_pass import result_path
+from perfsuite.mlperf import division
 from perfsuite.record import Record
 from perfsuite.workloads import registry
 
@@ -131,7 +132,7 @@ def new_record(request: Request) -> Record:
     if missing:
         raise ValueError(missing)
     target = asdict(config.target) | ({"value": request.target} if request.target is not None else {})
-    return Record(
+    made = Record(
         id="",
         kind="run",
         created=conditions.now(),
@@ -157,6 +158,9 @@ def new_record(request: Request) -> Record:
         machine=conditions.machine_part(),
         build={"kernel_files": ops_choice.digests(use)} if ops_choice.digests(use) else {},
     )
+    if made.division == "closed":
+        division.refuse(vars(made))
+    return made
 
 
 def prepare(made: Record, folder: Path, observer: Observer) -> None:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from perfsuite.mlperf import official_convergence, rounds
+from perfsuite.mlperf import official_convergence, own_class, rounds
 from perfsuite.mlperf.check_log import RANDOM
+from perfsuite.mlperf.convergence import Convergence
 from perfsuite.mlperf.finding import CONTRARY, ERROR, NOT_CHECKED, SAME, WARNING, Finding
 from perfsuite.mlperf.official_convergence import Submitted
 from perfsuite.mlperf.reader import Log
@@ -35,12 +36,24 @@ class Runs:
     valid: list[bool]
     """Whether each log is valid by itself."""
     submitted: list[Submitted] | None
-    """As the official convergence checker reads the logs; None where it cannot."""
+    """As the official convergence checker reads the logs; None where it cannot, or has no rules."""
 
     @property
     def benchmark(self) -> str | None:
         names = {run.benchmark for run in self.runs} - {None}
         return next(iter(names)) if len(names) == 1 else self.folder.benchmark
+
+    @property
+    def num_wanted(self) -> int | None:
+        """Runs that make a result."""
+        if self.round.is_own:
+            return own_class.rules_of(self.round).num_runs
+        return rounds.NUM_RUNS.get(self.benchmark or "")
+
+    @property
+    def num_dropped(self) -> int:
+        """Runs that may fail, and that the olympic mean drops at each end."""
+        return own_class.DROP if self.round.is_own else rounds.dropped(self.benchmark)
 
     @property
     def division(self) -> str | None:
@@ -57,11 +70,14 @@ def seeds_of(log: Log) -> list[tuple[Any, Any, Any]]:
 
 def check(of: Runs) -> list[Finding]:
     """All findings on the folder as a whole."""
-    return [*_count(of), *_failed(of), *_same(of), *_seeds(of), *_convergence(of)]
+    found = [*_count(of), *_failed(of), *_same(of), *_seeds(of)]
+    if of.round.is_own:
+        return [*found, *own_class.check_record(of.folder, of.round, of.division), *_own_convergence(of)]
+    return [*found, *_convergence(of)]
 
 
 def _count(of: Runs) -> Iterator[Finding]:
-    wanted = rounds.NUM_RUNS.get(of.benchmark or "")
+    wanted = of.num_wanted
     have = len(of.runs)
     if wanted is None or of.folder.path.is_file():
         return
@@ -82,7 +98,7 @@ def _count(of: Runs) -> Iterator[Finding]:
 
 def _failed(of: Runs) -> Iterator[Finding]:
     failed = [run.path.name for run, valid in zip(of.runs, of.valid, strict=True) if not valid]
-    allowed = rounds.dropped(of.benchmark)
+    allowed = of.num_dropped
     if not failed:
         return
     named = ", ".join(failed[:4]) + (f" and {len(failed) - 4} more" if len(failed) > 4 else "")
@@ -125,6 +141,29 @@ def _seeds(of: Runs) -> Iterator[Finding]:
         yield Finding("seeds", WARNING, f"two runs log the same seeds: {', '.join(twice[:3])}", None, RANDOM)
 
 
+def _own_convergence(of: Runs) -> Iterator[Finding]:
+    if of.division != "closed" or of.folder.path.is_file():
+        return
+    try:
+        rules = own_class.check_convergence(of.folder, of.runs, of.round, "rules")
+    except own_class.NoReference as reason:
+        yield Finding("convergence", WARNING, f"convergence is not checked: {reason}", None, CONVERGENCE)
+        return
+    if not rules.passed:
+        yield Finding("convergence", ERROR, _why(rules), None, CONVERGENCE)
+    elif rules.factor != 1:
+        text = f"converges faster than the reference: the score is multiplied by {rules.factor:.5g}"
+        yield Finding("convergence", WARNING, text, None, CONVERGENCE)
+
+
+def _why(rules: Convergence) -> str:
+    if rules.lowest is None:
+        return rules.message
+    if rules.mean is None:
+        return "too few runs for an olympic mean of what they need to converge"
+    return f"converges after {rules.mean:g}, the least that passes is {rules.lowest:g}"
+
+
 def _convergence(of: Runs) -> Iterator[Finding]:
     if of.division != "closed" or of.submitted is None or not of.submitted or of.folder.path.is_file():
         return
@@ -139,10 +178,8 @@ def _convergence(of: Runs) -> Iterator[Finding]:
     rules, official = found["rules"], found["official"]
     agree = SAME if rules.passed == official.passed else CONTRARY
     if not rules.passed:
-        why = rules.message if rules.lowest is None else (
-            f"converges after {rules.mean:g}, the least that passes is {rules.lowest:g}")  # fmt: skip
         also = "" if agree == SAME else "; the official checker lets it pass"
-        yield Finding("convergence", ERROR, why + also, None, CONVERGENCE, agree)
+        yield Finding("convergence", ERROR, _why(rules) + also, None, CONVERGENCE, agree)
     elif agree == CONTRARY:
         yield Finding("convergence", WARNING, f"the official checker refuses what the rules text allows: "
                       f"{official.message}", None, CONVERGENCE, CONTRARY)  # fmt: skip

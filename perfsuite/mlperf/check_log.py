@@ -118,6 +118,13 @@ def order(case: Case) -> Iterator[Finding]:
             yield Finding("order", ERROR, f"there is no {name}", None, RESULTS, SAME)
 
 
+def required(case: Case) -> Iterator[Finding]:
+    """Keys that rules of our own ask for; those of a round are the official checker's to miss."""
+    for key in case.rules.required:
+        if case.first(key) is None and key not in ("run_start", "run_stop", "seed"):  # other checks ask for these
+            yield Finding("keys", ERROR, f"there is no {key}", None, LOGGING)
+
+
 def clock(case: Case) -> Iterator[Finding]:
     """Time does not run backwards from line to line."""
     latest = None
@@ -261,8 +268,11 @@ def hyperparameters(case: Case) -> Iterator[Finding]:
     if benchmark is None or case.division != "closed":
         return
     values = {entry.key: entry.value for entry in case.log.entries}
+    source = case.rules.source if case.rules.round.is_own else HYPERPARAMETERS
     for key, wanted in benchmark.hyperparameters.items():
         if key not in values:
+            if case.rules.round.is_own:
+                yield Finding("hyperparameters", ERROR, f"{key} is not logged", None, source)
             continue
         try:
             good = restricted.expression(wanted)({"value": values[key], "log": values, "math": math})
@@ -270,7 +280,7 @@ def hyperparameters(case: Case) -> Iterator[Finding]:
             good = False
         if not good:
             text = f"{key} is {values[key]!r}; the rules have {wanted}"
-            yield Finding("hyperparameters", ERROR, text, case.last(key).line, HYPERPARAMETERS)
+            yield Finding("hyperparameters", ERROR, text, case.last(key).line, source)
 
 
 def division(case: Case) -> Iterator[Finding]:
@@ -279,11 +289,11 @@ def division(case: Case) -> Iterator[Finding]:
     if case.run.division not in ("closed", "open", None):
         yield Finding("division", ERROR, f"{case.run.division!r} is no division", None, LOGGING, SAME)
     if name is not None and name not in case.rules.benchmarks:
-        text = f"{name!r} is no benchmark of {case.rules.round.usage} {case.rules.round.ruleset}"
+        text = f"{name!r} is no benchmark of {case.rules.round.name}"
         yield Finding("benchmark", ERROR, text, None, "training_rules, Benchmarks", SAME)
 
 
 CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
-    readable, official, division, order, clock, intervals, status, quality, schedule, initialisation, cache, seed,
-    hyperparameters,
+    readable, official, required, division, order, clock, intervals, status, quality, schedule, initialisation, cache,
+    seed, hyperparameters,
 )  # fmt: skip

@@ -48,7 +48,7 @@ class Convergence:
     message: str
     batch_size: float | None = None
     mean: float | None = None
-    """Olympic mean of the submission."""
+    """Olympic mean of the submission; None where too few runs are left for one, which does not pass."""
     reference: Point | None = None
     lowest: float | None = None
     """The least mean that passes."""
@@ -90,6 +90,7 @@ def check(
     points = pruned([_point(size, runs, drop, mode) for size, runs in sorted(reference.items())], num_runs, mode)
     kept = sorted(submission)[drop : len(submission) - drop]
     mean = float(np.mean(kept)) if kept else math.nan
+    said = mean if kept else None
     exact = next((p for p in points if p.batch_size == batch_size), None)
     below = max((p for p in points if p.batch_size < batch_size), key=lambda p: p.batch_size, default=None)
     above = min((p for p in points if p.batch_size > batch_size), key=lambda p: p.batch_size, default=None)
@@ -101,14 +102,20 @@ def check(
         point, message = above, "RCP not found but slower convergence on smaller batch size"
     else:
         nothing = "Cannot find any RCPs" if not below else f"Missing RCP, please submit RCP with BS = {batch_size}"
-        return Convergence(mode, False, nothing, batch_size, mean)
+        return Convergence(mode, False, nothing, batch_size, said)
     lowest = lowest_mean(point, num_runs) - earlier_by
     # The official code divides by the largest speed-up, and does not compare with the lowest mean.
     passed = mean >= point.mean / (point.mean / lowest)
     if not passed and point.batch_size != batch_size:
         message = f"Missing RCP, please submit RCP with BS = {batch_size}"
     factor = max(1.0, point.mean / mean) if passed else 1.0
-    return Convergence(mode, passed, message, batch_size, mean, point, lowest, factor)
+    return Convergence(mode, passed, message, batch_size, said, point, lowest, factor)
+
+
+def curve(reference: dict[float, list[float]], *, num_runs: int, drop: int, mode: str) -> list[tuple[Point, float]]:
+    """The points that count in a mode, smallest batch size first, each with the least mean that passes there."""
+    points = pruned([_point(size, runs, drop, mode) for size, runs in sorted(reference.items())], num_runs, mode)
+    return [(point, lowest_mean(point, num_runs)) for point in points]
 
 
 def _point(batch_size: float, runs: Sequence[float], drop: int, mode: str) -> Point:

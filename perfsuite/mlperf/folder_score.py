@@ -8,8 +8,11 @@ from perfsuite.mlperf import (
     official_convergence,
     official_files,
     official_score,
+    own_class,
     power_log,
     reader,
+    rulebook,
+    score_curves,
     scoring,
 )
 from perfsuite.mlperf.official_score import OfficialRun
@@ -19,13 +22,14 @@ from perfsuite.mlperf.run_log import RunLog, summarise
 from perfsuite.mlperf.score import FOOTNOTE
 
 
-def score(folder: Folder, played: Round | None) -> dict[str, Any]:
+def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[str, Any]:
     """One folder. Without a round the official reading and the convergence check are left out, with that reason.
 
-    Raises ValueError where a log cannot be opened.
+    A record of ours has rules of its own (own_class). detailed: with "curves", what a page draws. Raises ValueError
+    where a log cannot be opened.
     """
     logs, official = [], []
-    known = played is not None and played.ruleset in official_files.rulesets(played.usage)
+    known = played is not None and not played.is_own and played.ruleset in official_files.rulesets(played.usage)
     for path in folder.logs:
         data = reader.content(path)
         logs.append(summarise(reader.read_content(path, data)))
@@ -34,9 +38,13 @@ def score(folder: Folder, played: Round | None) -> dict[str, Any]:
     benchmark = _one({log.benchmark for log in logs} - {None}) or folder.benchmark
     described = folder.system_description() or {}
     division = described.get("division") or _one({log.division for log in logs} - {None})
-    found = scoring.score(logs, benchmark)
-    checks, why_no_check = _convergence(found, official, benchmark, division, played if known else None)
-    factor = checks["rules"].factor if checks else 1.0
+    if played is not None and played.is_own:
+        found = scoring.score(logs, benchmark, own_class.rules_of(played).num_runs)
+        checks, why_no_check = _own_convergence(folder, found, played)
+    else:
+        found = scoring.score(logs, benchmark)
+        checks, why_no_check = _convergence(found, official, benchmark, division, played if known else None)
+    factor = checks["rules"].factor if checks and division == "closed" else 1.0
     time_s = found.time_s * factor if found.time_s is not None else None
     return {
         "label": folder.label,
@@ -46,7 +54,8 @@ def score(folder: Folder, played: Round | None) -> dict[str, Any]:
         "accelerators": _accelerators(described),
         "benchmark": benchmark,
         "division": division,
-        "round": f"{played.usage} {played.ruleset}" if played else None,
+        "round": played.name if played else None,
+        "rules": rulebook.said(played) if played else "no round was given: runs that make a result, olympic mean",
         "score_min": time_s / 60 if time_s is not None else None,
         "ci95_min": [bound * factor / 60 for bound in found.ci95_s] if found.ci95_s else None,
         "unscaled_min": found.time_s / 60 if found.time_s is not None else None,
@@ -58,10 +67,12 @@ def score(folder: Folder, played: Round | None) -> dict[str, Any]:
         "factor": factor,
         "convergence": {mode: asdict(check) for mode, check in checks.items()} if checks else None,
         "convergence_why": why_no_check,
+        "convergence_counts": checks is not None and division == "closed",
         "official": _official(official, folder, division, played) if known else None,
         "energy": _energy(folder, found),
         "runs": [scoring.as_json(run) for run in found.runs],
         "footnote": FOOTNOTE,
+        **({"curves": score_curves.curves(found, benchmark, played)} if detailed else {}),
     }
 
 
@@ -94,6 +105,17 @@ def _convergence(
                 for mode in convergence.MODES}, None  # fmt: skip
     except official_convergence.Crash as crash:
         return None, f"there is no reference to hold {benchmark} against: {crash}"
+
+
+def _own_convergence(
+    folder: Folder, found: scoring.Score, played: Round
+) -> tuple[dict[str, convergence.Convergence] | None, str | None]:
+    """The same against the workload's own points; of the open division too, where it tells and does not count."""
+    counted = [run.log for run in found.runs if run.counts]
+    try:
+        return {mode: own_class.check_convergence(folder, counted, played, mode) for mode in convergence.MODES}, None
+    except own_class.NoReference as reason:
+        return None, str(reason)
 
 
 def _official(official: list[OfficialRun], folder: Folder, division: str | None, played: Round) -> dict[str, Any]:

@@ -96,10 +96,7 @@ def check(logs: list[Submitted], usage: str, ruleset: str, mode: str = "official
     benchmark = None if mixed else first.benchmark
     if benchmark not in NUM_RUNS[usage]:
         raise Crash(f"KeyError: {benchmark!r}")
-    path = official_files.package_folder() / "rcp_checker" / f"{usage}_{ruleset}" / f"rcps_{benchmark}.json"
-    if not path.is_file():
-        raise Crash(f"FileNotFoundError: the package has no reference convergence points of {benchmark} in {ruleset}")
-    reference = convergence.load(path)
+    reference = reference_of(benchmark, usage, ruleset)
     if first.batch_size == -1:
         return Convergence(mode, False, "Could not detect global_batch_size")
     drop = rounds.dropped(benchmark)
@@ -112,6 +109,14 @@ def check(logs: list[Submitted], usage: str, ruleset: str, mode: str = "official
         )  # fmt: skip
     except TypeError as error:  # a batch size or a number of samples that is no number
         raise Crash(f"TypeError: {error}") from error
+
+
+def reference_of(benchmark: str, usage: str, ruleset: str) -> dict[float, list[float]]:
+    """{batch size: runs} of the official package. Raises Crash where it has none."""
+    path = official_files.package_folder() / "rcp_checker" / f"{usage}_{ruleset}" / f"rcps_{benchmark}.json"
+    if not path.is_file():
+        raise Crash(f"FileNotFoundError: the package has no reference convergence points of {benchmark} in {ruleset}")
+    return convergence.load(path)
 
 
 def earlier_by(benchmark: str, ruleset: str, mode: str) -> float:

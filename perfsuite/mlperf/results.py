@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from perfsuite.record import RECORD_FILE
+
 _NUMBER = re.compile(r"(\d+)")
 _OTHER_LOGS = ("*.txt", "*.log", "*.out")
 _TOKEN = b":::ML"
@@ -93,6 +95,8 @@ def _folder(path: Path, logs: tuple[Path, ...], named: bool) -> Folder:
     parts = path.absolute().parts
     at = max((i for i, part in enumerate(parts) if part == "results"), default=None)
     below = parts[at + 1 :] if at is not None else ()
+    if (path / RECORD_FILE).is_file():  # of ours, wherever it lies
+        return Folder(path, logs, named)
     if len(below) not in (2, 3) or (len(below) == 3 and below[1] not in ("strong", "weak")):
         return Folder(path, logs, named)
     root = Path(*parts[:at])

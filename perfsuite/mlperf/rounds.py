@@ -1,5 +1,7 @@
 """Rounds of MLPerf Training and of its HPC suite: their names, their runs a result, what an olympic mean drops.
 
+Beside them the classes of our own: one workload at one of its scales, with rules of the same form.
+
 Source: training_policies, "Benchmark Results" and "Deprecated benchmarks results"; hpc_training_rules, the same.
 """
 
@@ -18,18 +20,37 @@ NUM_RUNS = {
 HPC = ("cosmoflow", "deepcam", "oc20", "openfold")
 
 
+OWN = "own"
+
+
 @dataclass(frozen=True)
 class Round:
-    """One round: "training 5.1.0"."""
+    """One round: "training 5.1.0"; or a class of our own: "own llama tiny"."""
 
     usage: str
+    """ "training", "hpc" or OWN."""
     ruleset: str
-    """Three numbers, as the official package names it."""
+    """Three numbers, as the official package names it; of our own, the workload and the scale."""
 
     @property
     def version(self) -> tuple[int, ...]:
-        """(5, 1, 0)."""
-        return tuple(int(part) for part in self.ruleset.split("."))
+        """(5, 1, 0); () of a class of our own, which has no versions."""
+        return () if self.is_own else tuple(int(part) for part in self.ruleset.split("."))
+
+    @property
+    def is_own(self) -> bool:
+        """Whether these are rules of our own, which no official package knows."""
+        return self.usage == OWN
+
+    @property
+    def name(self) -> str:
+        """ "training 5.1.0"."""
+        return f"{self.usage} {self.ruleset}"
+
+
+def own(workload: str, scale: str) -> Round:
+    """The class of a workload at a scale."""
+    return Round(OWN, f"{workload} {scale}")
 
 
 def parse(text: str, usage: str = "training") -> Round:
@@ -49,5 +70,5 @@ def dropped(benchmark: str | None) -> int:
 
 
 def refuse_unknown(played: Round) -> None:
-    """Raises ValueError, in one line, for a round that there are no rules of."""
+    """Raises ValueError, in one line, for a round that there are no official rules of."""
     official_files.rule_folder(played.usage, played.ruleset)

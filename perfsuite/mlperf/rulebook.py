@@ -1,6 +1,7 @@
 """The rules of a round that are not in the official rule files, from perfsuite/mlperf/rules/*.json, as data.
 
-Targets, evaluation schedules, fixed hyperparameters, limits, and what is known to be wrong in the official files.
+Targets, evaluation schedules, fixed hyperparameters, limits, and what is known to be wrong in the official files. The
+rules of our own scales are in own_<workload>.json, in the same form (perfsuite.harness.rule_files makes them).
 Small expressions in them are of the language of restricted.py, over `batch` (the global batch size), `value`, `log`
 (last value of each key) and `math`.
 """
@@ -12,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from perfsuite.mlperf import restricted
+from perfsuite.mlperf import restricted, rounds
 from perfsuite.mlperf.rounds import Round
 
 _FOLDER = Path(__file__).parent / "rules"
@@ -68,6 +69,16 @@ class Benchmark:
     schedule: Schedule | None
     hyperparameters: dict[str, str]
     """Key to expression of what its value must be in the closed division."""
+    num_runs: int | None = None
+    """Runs that make a result."""
+    metric: str | None = None
+    """Name and unit of the quality, in words; of our own scales only, like all below."""
+    max_samples: int | None = None
+    """After which a run has not converged."""
+    config: dict[str, Any] | None = None
+    """Fields of the workload's config that the closed division fixes."""
+    ops: tuple[str, ...] = ()
+    """Values of --ops that leave the mathematics as it is."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,8 @@ class Rulebook:
     init_limit_s: dict[str, float]
     wants_seed: bool
     benchmarks: dict[str, Benchmark]
+    required: tuple[str, ...]
+    """Keys that each log has; for rounds the official files say so."""
     _corrections: tuple[dict[str, Any], ...]
 
     def corrections(self, benchmark: str | None, division: str | None) -> list[Correction]:
@@ -96,25 +109,51 @@ class Rulebook:
                 if c["benchmark"] == benchmark and c.get("division", division) == division]  # fmt: skip
 
 
+def own_path(workload: str) -> Path:
+    """Where the rules of a workload of ours are."""
+    return _FOLDER / f"own_{workload}.json"
+
+
+def said(played: Round) -> str:
+    """Which rules those of a round are, in words."""
+    own = own_path(played.ruleset.split()[0]) if played.is_own else _FOLDER / f"{played.usage}.json"
+    files = [f"perfsuite/mlperf/rules/{own.name}"] if own.is_file() else []
+    files += [] if played.is_own else ["the files of mlperf-logging"]
+    return f"{played.name}: {' and '.join(files)}"
+
+
 @cache
 def of(played: Round) -> Rulebook:
-    """The rules of a round. Raises ValueError where there is no file for its usage."""
-    path = _FOLDER / f"{played.usage}.json"
+    """The rules of a round. Raises ValueError where there is no file for its usage, or for our workload or scale."""
+    if played.is_own:
+        path = own_path(played.ruleset.split()[0])
+        missing = f"there are no rules of our own for {played.ruleset.split()[0]}: give --round"
+    else:
+        path = _FOLDER / f"{played.usage}.json"
+        missing = f"there are no rules of usage {played.usage!r}"
     if not path.is_file():
-        raise ValueError(f"there are no rules of usage {played.usage!r}")
+        raise ValueError(missing)
     document = json.loads(path.read_text(encoding="utf-8"))
     limits = next((one for one in document["init_limit_min"] if _within(one, played)), None)
+    benchmarks = {one["benchmark"]: _benchmark(one) for one in document["benchmarks"] if _within(one, played)}
+    if played.is_own and not benchmarks:
+        scales = ", ".join(one["scale"] for one in document["benchmarks"])
+        raise ValueError(f"the rules of our own for {document['workload']} are of scale {scales}: give --round")
     return Rulebook(
         played,
         document["source"],
         {division: 60.0 * limits[division] for division in ("closed", "open")} if limits else {},
-        played.version >= _version(document["seed_from"]),
-        {one["benchmark"]: _benchmark(one) for one in document["benchmarks"] if _within(one, played)},
+        "seed_from" not in document or played.version >= _version(document["seed_from"]),
+        benchmarks,
+        tuple(document.get("required", ())),
         tuple(one for one in document["official_is_wrong"] if _within(one, played)),
     )
 
 
 def _within(one: dict[str, Any], played: Round) -> bool:
+    """Whether a part of a rule file is about this round: by its versions, or by its scale."""
+    if played.is_own:
+        return one.get("scale", played.ruleset.split()[1]) == played.ruleset.split()[1]
     return _version(one["from"]) <= played.version[:2] <= _version(one["to"])
 
 
@@ -131,4 +170,14 @@ def _benchmark(one: dict[str, Any]) -> Benchmark:
         told.get("any_offset", False),
     )
     targets = tuple(Target(**target) for target in one["targets"])
-    return Benchmark(one["benchmark"], targets, schedule, one.get("hyperparameters", {}))
+    return Benchmark(
+        one["benchmark"],
+        targets,
+        schedule,
+        one.get("hyperparameters", {}),
+        one.get("num_runs", rounds.NUM_RUNS.get(one["benchmark"])),
+        f"{one['metric']}, {one['unit']}" if "metric" in one else None,
+        one.get("max_samples"),
+        one.get("config"),
+        tuple(one.get("ops", ())),
+    )

@@ -46,6 +46,10 @@ class RunLog:
     batch_size: int | float | None = None
     seeds: list[Any] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    eval_ms: float | None = None
+    """Inside eval_start to eval_stop; None where the log has no such pair."""
+    eval_start_ms: float | None = None
+    """Of an evaluation that is not over; a helper of reading."""
     num_lines: int = 0
     num_faults: int = 0
 
@@ -85,6 +89,8 @@ def summarise(log: Log) -> RunLog:
 
 
 def _take(run: RunLog, entry: Entry) -> None:
+    if run.benchmark is None:
+        run.benchmark = _text(entry.metadata.get("benchmark"))  # v0.5 names it on every line
     match entry.key:
         case "submission_benchmark":
             run.benchmark = _text(entry.value)
@@ -103,6 +109,12 @@ def _take(run: RunLog, entry: Entry) -> None:
             run.init_start_ms = entry.time_ms if run.init_start_ms is None else run.init_start_ms
         case "init_stop":
             run.init_stop_ms = entry.time_ms
+        case "eval_start":
+            run.eval_start_ms = entry.time_ms if run.eval_start_ms is None else run.eval_start_ms
+        case "eval_stop":
+            if run.eval_start_ms is not None:
+                run.eval_ms = (run.eval_ms or 0.0) + entry.time_ms - run.eval_start_ms
+            run.eval_start_ms = None
         case "global_batch_size" | "input_batch_size":
             if run.batch_size is None and isinstance(entry.value, int | float):
                 run.batch_size = entry.value
@@ -110,9 +122,6 @@ def _take(run: RunLog, entry: Entry) -> None:
             run.seeds.append(entry.value)
         case "eval_accuracy" | "eval_error":
             run.evaluations.append(_evaluation(entry))
-        case _:
-            if run.benchmark is None and isinstance(entry.metadata.get("benchmark"), str):
-                run.benchmark = entry.metadata["benchmark"]  # v0.5 names it on every line
 
 
 def _status(entry: Entry, before: str | None) -> str | None:

@@ -45,13 +45,13 @@ class Score:
     notes: list[str] = field(default_factory=list)
 
 
-def score(logs: Sequence[RunLog], benchmark: str | None) -> Score:
-    """Score the runs of one folder by the rules text."""
+def score(logs: Sequence[RunLog], benchmark: str | None, own_num_runs: int | None = None) -> Score:
+    """Score the runs of one folder by the rules text. own_num_runs: of a class of our own, which drops one and one."""
     runs = [_run(log) for log in logs]
-    wanted = rounds.NUM_RUNS.get(benchmark or "")
-    drop = rounds.dropped(benchmark)
+    wanted = own_num_runs or rounds.NUM_RUNS.get(benchmark or "")
+    drop = 1 if own_num_runs else rounds.dropped(benchmark)
     result = Score(runs, wanted)
-    if benchmark == "ncf":
+    if benchmark == "ncf" and not own_num_runs:
         chosen = _first_that_converge(runs, wanted, result)
     elif wanted and len(runs) > wanted:
         chosen = _median_window(runs, wanted, drop, result)

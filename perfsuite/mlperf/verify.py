@@ -29,7 +29,7 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
     valid: by the rules text; official: what the official compliance, seed and convergence checkers say of the folder.
     """
     rules = rulebook.of(played)
-    known = played.ruleset in official_files.rulesets(played.usage)
+    known = not played.is_own and played.ruleset in official_files.rulesets(played.usage)
     logs, runs, answers, seeds, submitted, crashed = [], [], [], [], [], None
     for path in folder.logs:
         data = reader.content(path)
@@ -38,7 +38,8 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         answer = official_check.check(data, played.usage, played.ruleset) if known else None
         found = check_log.check(check_log.Case(log, run, rules, answer))
         try:
-            submitted.append(official_convergence.read(data, played.ruleset))
+            if known:
+                submitted.append(official_convergence.read(data, played.ruleset))
         except official_convergence.Crash as crash:
             crashed = crashed or str(crash)
         seeds.append(check_folder.seeds_of(log))
@@ -46,14 +47,15 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         answers.append(answer)
         logs.append(_log(path, found, answer))
     valid = [one["valid"] for one in logs]
-    together = check_folder.Runs(folder, played, runs, seeds, valid, None if crashed else submitted)
+    together = check_folder.Runs(folder, played, runs, seeds, valid, None if crashed or played.is_own else submitted)
     whole = [*_layout(folder, played), *check_folder.check(together)]
     return {
         "label": folder.label,
         "path": str(folder.path),
         "benchmark": together.benchmark,
         "division": together.division,
-        "round": f"{played.usage} {played.ruleset}",
+        "round": played.name,
+        "rules": rulebook.said(played),
         "valid": not any(finding.severity == ERROR for finding in whole) and (len(logs) > 1 or all(valid)),
         "findings": [asdict(finding) for finding in whole],
         "logs": logs,
@@ -120,8 +122,9 @@ def _official_convergence(
 
 def differences(verified: dict[str, Any]) -> list[dict[str, Any]]:
     """Findings of a folder in which the rules text and the official tools part ways, each with its rule."""
+    if verified["official"] is None:
+        return []
     everything = [dict(one, log=None) for one in verified["findings"]]
     everything += [dict(one, log=log["log"]) for log in verified["logs"] for one in log["findings"]]
     return [one for one in everything if one["official"] != SAME and (one["severity"] == ERROR or
                                                                      one["official"] == "contrary")]  # fmt: skip
-

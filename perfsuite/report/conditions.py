@@ -3,7 +3,7 @@
 import shlex
 from typing import Any
 
-from perfsuite.report import figures
+from perfsuite.report import division, figures
 from perfsuite.report.charts import ceiling
 from perfsuite.report.figures import si
 from perfsuite.report.markup import Markup, join, paragraph, table, tag, unknown
@@ -21,7 +21,7 @@ def conditions(account: dict[str, Any]) -> Markup:
         "command": tag("code", shlex.join(account["command"])),
         "commit": tag("code", account["commit"]) if account["commit"] else unknown("not made in a git checkout"),
         "device": account["device"],
-        "division": account["division"],
+        "division": division.said(account),
         "implementations": ", ".join([*chosen, f"{account.get('ops') or 'eager'} for every other op"]),
         **({"not available": "; ".join(missing)} if missing else {}),
         **_flat(account["machine"]["fingerprint"]),

@@ -18,11 +18,12 @@ def render(
     """What folder_score.score() returned for each folder, and what tie.judge() said of pairs of them."""
     parts: list[RenderableType] = [_table(found, official)]
     for one in found:
-        parts += [Text(f"{one['label']}: {line}") for line in _remarks(one)]
+        parts += [Text(f"{one['label']}: {line}") for line in remarks(one)]
         if show_runs or len(found) == 1:
             parts.append(_runs(one))
     if compared:
         parts.append(_compared(compared))
+    parts += [Text(f"rules: {rules}", style="dim") for rules in dict.fromkeys(one["rules"] for one in found)]
     if found:
         parts.append(Text(found[0]["footnote"], style="dim"))
     return Group(*parts)
@@ -75,12 +76,15 @@ def _checks(one: dict[str, Any]) -> str:
     return ", ".join(said)
 
 
-def _remarks(one: dict[str, Any]) -> list[str]:
+def remarks(one: dict[str, Any]) -> list[str]:
+    """What is to be said of one result besides its figures, a line each."""
     lines = [f"no score: {one['why']}"] if one["why"] else []
     lines += one["notes"]
     if one["convergence"] and not one["convergence"]["rules"]["passed"]:
         lines.append(_why_failed(one["convergence"]["rules"]))
-    elif not one["convergence"] and one["round"]:
+    if one["convergence"] and not one["convergence_counts"]:
+        lines.append("open division: the convergence check tells, it does not count")
+    if not one["convergence"] and one["round"]:
         lines.append(f"convergence not checked: {one['convergence_why']}")
     said = one["official"]
     if said and said["crashed"]:
@@ -98,6 +102,8 @@ def _remarks(one: dict[str, Any]) -> list[str]:
 def _why_failed(check: dict[str, Any]) -> str:
     if check["reference"] is None or check["lowest"] is None:
         return f"convergence: {check['message']}"
+    if check["mean"] is None:
+        return "convergence: too few runs for an olympic mean of what they need to converge"
     return (f"convergence: {check['message']}; the mean of {check['mean']:g} is below the least that passes, "
             f"{check['lowest']:g} (reference {check['reference']['mean']:g})")  # fmt: skip
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from perfsuite.report import (
     character,
     device_text,
+    division,
     figures,
     memory_system_text,
     op_times,
@@ -49,6 +50,8 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
         lines += [(name, said(account["power"])) for name, said in
                   (("by kernel", power_text.by_kernel), ("gpm", power_text.monitor), ("clocks", power_text.clocks))]
     lines.append(("own cost", _overhead(account["overhead"])))
+    if account.get("closed_quality"):
+        lines.append(("division", Text(division.said(account))))
     if ledger:
         lines += [("working set", Text(line)) for line in working_set.sentences(account.get("working_set"))]
         lines += [("suite op", _suite_op(op, ledger["clock_s"])) for op in ledger.get("suite_ops", [])]

@@ -18,8 +18,10 @@ def render(found: list[dict[str, Any]], official: bool) -> RenderableType:
     valid = sum(bool(one["official"] and one["official"]["accepted"]) if official else one["valid"] for one in found)
     by = "the official checkers" if official else "the rules text"
     logs = sum(len(one["logs"]) for one in found)
-    parts.append(Text(f"{valid} of {len(found)} results ({logs} logs) are valid by {by}, {found[0]['round']}",
+    rounds = list(dict.fromkeys(one["round"] for one in found))
+    parts.append(Text(f"{valid} of {len(found)} results ({logs} logs) are valid by {by}, {', '.join(rounds[:3])}",
                       style="bold"))  # fmt: skip
+    parts += [Text(f"rules: {rules}", style="dim") for rules in dict.fromkeys(one["rules"] for one in found)]
     if not official and any(one["official"] for one in found):
         accepted = sum(one["official"]["accepted"] for one in found if one["official"])
         parts.append(Text(f"the official checkers accept {accepted}; --differences says where and why they part",
