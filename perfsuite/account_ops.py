@@ -8,6 +8,7 @@ from perfsuite.account_kernels import OnDevice, Site, site_key
 from perfsuite.account_phases import OpLine, Span
 from perfsuite.flops import WITHOUT_ARITHMETIC, WRAPPERS, flops, is_attention, is_counted
 from perfsuite.roofline import UNKNOWN, Machine, Placement, place
+from perfsuite.signature import OTHER_SHAPES
 
 COMPILED = ("CompiledFunction", "Torch-Compiled Region", "TorchDynamo", "CompiledFxGraph", "## Call CompiledFxGraph")
 """How the names of rows begin that stand for a region whose ops a compiler has merged."""
@@ -177,6 +178,10 @@ def op_notes(lines: Sequence[Mapping[str, Any]], compiled_regions: int) -> list[
         notes.append("attention with a causal mask counts half of the square's products")
     if any(is_attention(line["name"]) and line["flops"] is None and line["bytes"] for line in lines):
         notes.append("flops of attention are unknown where the recorder did not say whether its mask is causal")
+    folded_ns = sum(cost_ns(line) for line in lines if line["shape"] == OTHER_SHAPES)
+    if folded_ns:
+        notes.append(f"shapes of ops with {_percent(folded_ns / total_ns)} of the {what} are not kept apart: they were "
+                     "called with more than 128 each")  # fmt: skip
     notes += nearer_note(lines)
     if any(line["estimated"] for line in lines):
         notes.append("times and calls by shape are estimated from the sampled steps; by op they are exact")

@@ -5,6 +5,8 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+OTHER_SHAPES = "(other shapes)"
+"""What stands for the calls of an op beyond the shapes that the recorder keeps apart (csrc/torch/op_thread.cpp)."""
 _TENSOR = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[([0-9,]*)\]")
 _LIST = re.compile(r"\[\d+x")
 _ATTRIBUTE = re.compile(r"\b([a-z_]+)=([a-z0-9_.+-]+)", re.IGNORECASE)

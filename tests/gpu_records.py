@@ -218,7 +218,6 @@ def ledger_pass() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "sampled_steps": NUM_STEPS // EVERY,
         "every": EVERY,
         "dropped_rows": 0,
-        "dropped_signatures": 0,
         "top_level_ns": outer,
         "events": len(s.op_calls),
     }

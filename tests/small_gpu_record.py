@@ -226,7 +226,6 @@ def ledger_pass(**more: Any) -> dict[str, Any]:
         "sampled_steps": 1,
         "every": 16,
         "dropped_rows": 0,
-        "dropped_signatures": 0,
         "top_level_ns": 240 * MS,
         "events": 50,
     }

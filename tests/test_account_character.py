@@ -56,7 +56,7 @@ def made(rows=ROWS, ceilings=CEILINGS, device="cpu", **more):
         "reached": True, "quality": 2.3, "samples": 400, "num_steps": 4, "clock_ns": clock_ms * MS, "start_ns": 0,
         "init_ns": 0, "init_excess_ns": 0, "init": {}, "evaluations": [], "losses": [],
         "phases": [{"name": "forward", "time_ns": clock_ms * MS, "op_ns": clock_ms * MS, "host_ns": 0, "calls": 4}],
-        "ops": {"rows": rows, "sampled_steps": 1, "every": 4, "dropped_rows": 0, "dropped_signatures": 0,
+        "ops": {"rows": rows, "sampled_steps": 1, "every": 4, "dropped_rows": 0,
                 "top_level_ns": clock_ms * MS, "events": 48},
         "allocator": None, "page_faults": None, "rss_peak_bytes": None, "sampler": None, "instruments": [],
         "arrays": None, "overhead": None, "compiled_regions": 0,

@@ -56,7 +56,7 @@ def _pass(kind="ledger", **more):
         "losses": [[100, 3.0], [200, 2.5]], "log": "result_0.txt", "yardstick": {},
         "phases": [_phase("data", 100, 0, 4), _phase("forward", 500, 401, 4), _phase("backward", 390, 250, 4),
                    _phase("other", 5, 0, 9)],
-        "ops": {"rows": rows, "sampled_steps": 1, "every": 4, "dropped_rows": 0, "dropped_signatures": 0,
+        "ops": {"rows": rows, "sampled_steps": 1, "every": 4, "dropped_rows": 0,
                 "top_level_ns": 651 * MS, "events": 48},
         "allocator": None, "page_faults": {"minor": 3, "major": 0}, "rss_peak_bytes": 1 << 28, "sampler": None,
         "instruments": [{"name": "sampler", "available": False, "reason": "switched off"}],

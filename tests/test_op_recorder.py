@@ -15,7 +15,9 @@ from torch.nn.modules import module as nn_module
 from torch.utils.checkpoint import checkpoint
 
 from perfsuite import _native
+from perfsuite.flops import FORMULAS, flops
 from perfsuite.instruments.ops import OpRecorder
+from perfsuite.signature import OTHER_SHAPES
 
 PHASES = ["data", "forward", "backward", "optimizer"]
 
@@ -109,7 +111,7 @@ def test_counts_names_shapes_modules_and_phases_of_a_known_model():
         ("f32[16] f32[32,8] f32[8,16] -> f32[32,16]", 1)
     ]
     assert {row["thread"] for row in data["rows"]} == {"clock"}
-    assert data["dropped_rows"] == data["dropped_signatures"] == 0
+    assert data["dropped_rows"] == 0
 
 
 def test_ops_and_host_are_the_phase_and_both_accounts_of_ops_agree_exactly():
@@ -369,9 +371,11 @@ def test_shapes_without_end_take_bounded_memory():
     data = run(100_000)
     grown_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert data["events"] >= 100_000
-    assert all(len(row["shapes"]) <= 128 for row in data["rows"])
+    assert all(len(row["shapes"]) <= 129 for row in data["rows"])
     kept = sum(shape["sampled_calls"] for row in data["rows"] for shape in row["shapes"])
-    assert kept + data["dropped_signatures"] == data["events"]
+    assert kept == data["events"]
+    folded = [shape for row in data["rows"] for shape in row["shapes"] if shape["signature"] == OTHER_SHAPES]
+    assert folded and all(shape["bytes"] == 0 for shape in folded)  # a view moves nothing
     assert grown_kib < 4096
 
 
@@ -514,3 +518,20 @@ def test_single_ops_are_bounded_and_what_is_dropped_is_counted():
         torch.sigmoid_(x)
     second = recorder.stop()
     assert (len(second["slices"]), second["dropped_slices"]) == (200_000, 1000)
+
+
+def test_shapes_beyond_those_kept_apart_keep_their_calls_times_and_mean_of_bytes():
+    tensors = [torch.zeros(n) for n in range(1, 201)]
+
+    def grow() -> None:
+        for tensor in tensors:
+            torch.neg(tensor)
+
+    (row,) = [row for row in record(grow, shapes=True)["rows"] if row["name"] == "aten::neg"]
+    assert len(row["shapes"]) == 129
+    (other,) = [shape for shape in row["shapes"] if shape["signature"] == OTHER_SHAPES]
+    assert other["sampled_calls"] == 200 - 128
+    assert other["bytes"] == other["footprint_bytes"] == round(8 * sum(range(129, 201)) / 72)
+    assert sum(shape["sampled_calls"] for shape in row["shapes"]) == row["calls"] == 200
+    assert sum(shape["sampled_self_ns"] for shape in row["shapes"]) == row["self_ns"]
+    assert all(flops(name, OTHER_SHAPES) is None for name in FORMULAS)

@@ -28,7 +28,10 @@ const SharedTable& shared_table() {
   return *table;
 }
 
-py::object bytes_or_none(int64_t bytes) { return bytes == kUnknownBytes ? py::none() : py::object(py::int_(bytes)); }
+py::object bytes_of_a_call(const Signature& s, int64_t bytes) {
+  if (bytes == kUnknownBytes) return py::none();
+  return py::int_(s.folded ? (bytes + s.calls / 2) / s.calls : bytes);
+}
 
 py::list signatures(std::vector<Signature>& all) {
   std::sort(all.begin(), all.end(), [](const Signature& a, const Signature& b) { return a.self_ns > b.self_ns; });
@@ -38,8 +41,8 @@ py::list signatures(std::vector<Signature>& all) {
     shape["signature"] = s.text;
     shape["sampled_calls"] = s.calls;
     shape["sampled_self_ns"] = s.self_ns;
-    shape["bytes"] = bytes_or_none(s.bytes);
-    shape["footprint_bytes"] = bytes_or_none(s.footprint_bytes);
+    shape["bytes"] = bytes_of_a_call(s, s.bytes);
+    shape["footprint_bytes"] = bytes_of_a_call(s, s.footprint_bytes);
     out.append(shape);
   }
   return out;
@@ -112,7 +115,6 @@ py::dict as_dict(OpData data) {
   out["sampled_steps"] = data.sampled_steps;
   out["every"] = op_recorder::kShapesEvery;
   out["dropped_rows"] = data.dropped_rows;
-  out["dropped_signatures"] = data.dropped_signatures;
   out["dropped_slices"] = data.dropped_slices;
   add_slices(data.slices, out);
   out["mark_steps"] = steps;

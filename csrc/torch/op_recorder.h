@@ -30,7 +30,7 @@ struct OpData {
   std::vector<OpMark> marks;
   std::vector<int64_t> top_level_ns;  // on the clock thread, by phase + 1
   std::vector<OpSlice> slices;        // in no order
-  int64_t sampled_steps = 0, dropped_rows = 0, dropped_signatures = 0, dropped_slices = 0;
+  int64_t sampled_steps = 0, dropped_rows = 0, dropped_slices = 0;
 };
 
 namespace op_recorder {

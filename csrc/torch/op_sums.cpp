@@ -35,18 +35,18 @@ void OpSums::take(ThreadRecorder& thread) {
   });
   data_.dropped_rows += thread.table().row(OpTable::kOverflowRow).calls.load(std::memory_order_relaxed);
   std::vector<Signature> signatures;
-  data_.dropped_signatures += thread.signatures(&signatures);
+  thread.signatures(&signatures);
   for (Signature& signature : signatures) {
     if (signature.row >= thread.merged_rows.size() || thread.merged_rows[signature.row] == kNone) continue;
     auto& known = data_.rows[thread.merged_rows[signature.row]].signatures;
     const auto same = std::find_if(known.begin(), known.end(), [&](const Signature& s) {
+      if (s.folded || signature.folded) return s.folded && signature.folded;
       return s.bytes == signature.bytes && s.footprint_bytes == signature.footprint_bytes && s.text == signature.text;
     });
     if (same == known.end()) {
       known.push_back(std::move(signature));
     } else {
-      same->calls += signature.calls;
-      same->self_ns += signature.self_ns;
+      same->add(signature);
     }
   }
   thread.take_slices(&data_.slices);

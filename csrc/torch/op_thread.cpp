@@ -25,7 +25,6 @@ void ThreadRecorder::adopt(uint64_t epoch, bool clock) {
   merged_rows.clear();
   for (auto& sum : top_level_ns_) sum.store(0, std::memory_order_relaxed);
   signatures_.clear();
-  dropped_signatures_ = 0;
   epoch_.store(epoch, std::memory_order_release);
 }
 
@@ -167,23 +166,26 @@ void ThreadRecorder::note(uint32_t row, int64_t self_ns, const SampledCall& call
   auto it = signatures_.find(signature_key_);
   if (it == signatures_.end()) {
     Row& r = table_.row(row);
-    if (row == OpTable::kOverflowRow || signatures_.size() >= kMaxSignatures ||
-        r.num_signatures >= kMaxSignaturesPerRow) {
-      ++dropped_signatures_;
-      return;
+    const bool folded = row == OpTable::kOverflowRow || signatures_.size() >= kMaxSignatures ||
+                        r.num_signatures >= kMaxSignaturesPerRow;
+    if (folded) {
+      signature_key_.resize(sizeof parts[0]);  // the row alone
+      it = signatures_.find(signature_key_);
+    } else {
+      ++r.num_signatures;
     }
-    ++r.num_signatures;
-    it = signatures_.emplace(signature_key_, Signature{}).first;
-    it->second = {row, call.signature(), 0, 0, call.bytes(), call.footprint_bytes()};
+    if (it == signatures_.end()) {
+      it = signatures_.emplace(signature_key_, Signature{}).first;
+      it->second = folded ? Signature{row, "(other shapes)", 0, 0, 0, 0, true}
+                          : Signature{row, call.signature(), 0, 0, call.bytes(), call.footprint_bytes()};
+    }
   }
-  ++it->second.calls;
-  it->second.self_ns += self_ns;
+  it->second.add({row, {}, 1, self_ns, call.bytes(), call.footprint_bytes()});
 }
 
-int64_t ThreadRecorder::signatures(std::vector<Signature>* out) {
+void ThreadRecorder::signatures(std::vector<Signature>* out) {
   std::lock_guard<std::mutex> lock(signatures_mutex_);
   for (const auto& item : signatures_) out->push_back(item.second);
-  return dropped_signatures_;
 }
 
 }  // namespace perfsuite

@@ -25,6 +25,17 @@ struct Signature {
   std::string text;
   int64_t calls = 0, self_ns = 0;
   int64_t bytes = kUnknownBytes, footprint_bytes = kUnknownBytes;
+  // Calls of a row beyond its first kMaxSignaturesPerRow shapes, as one: their bytes are sums over the calls.
+  bool folded = false;
+
+  void add(const Signature& other) {
+    calls += other.calls;
+    self_ns += other.self_ns;
+    if (!folded) return;
+    bytes = sum(bytes, other.bytes);
+    footprint_bytes = sum(footprint_bytes, other.footprint_bytes);
+  }
+  static int64_t sum(int64_t a, int64_t b) { return a == kUnknownBytes || b == kUnknownBytes ? kUnknownBytes : a + b; }
 };
 
 // What all threads share while a recording runs. A recording is known by its epoch: a thread that meets a new one
@@ -58,7 +69,7 @@ class ThreadRecorder {
   uint32_t number() const { return number_; }
   OpTable& table() { return table_; }
   int64_t top_level_ns(int32_t phase) const { return top_level_ns_[size_t(phase + 1)].load(std::memory_order_relaxed); }
-  int64_t signatures(std::vector<Signature>* out);  // returns how many calls had no room
+  void signatures(std::vector<Signature>* out);
   void take_slices(std::vector<OpSlice>* out) { slices_.take(out); }
 
   std::vector<uint32_t> merged_rows;  // of the collector: where each row of the table is summed
@@ -102,7 +113,6 @@ class ThreadRecorder {
   std::mutex signatures_mutex_;
   std::unordered_map<std::string, Signature> signatures_;
   std::string signature_key_;
-  int64_t dropped_signatures_ = 0;
 };
 
 }  // namespace perfsuite

@@ -12,6 +12,7 @@ import numpy as np
 
 from perfsuite import _native, torch_extension
 from perfsuite.instruments import YES, Availability, no
+from perfsuite.signature import OTHER_SHAPES
 
 if TYPE_CHECKING:
     import torch
@@ -84,8 +85,8 @@ class OpRecorder:
         marks: {"steps": int64 (m,), "self_ns": int64 (m, rows), "calls": int64 (m, rows)}, cumulative sums when each of
             these steps began; the last is the end of the last step. At most 64.
         top_level_ns: time on the clock thread of the ops that no other op encloses; top_level_by_phase splits it.
+            From the 129th shape of a row on, its calls are one: OTHER_SHAPES, with the mean of their bytes.
         dropped_rows: calls that found no row of their own and are summed under the name "(other)".
-        dropped_signatures: sampled calls whose shapes found no room.
         compiled_regions: how many regions that torch.compile made have run; most of their work is not seen as ops.
         slices: int64 (n, 5), by start: start_ns, end_ns, index into slice_names, number of the thread (0: the clock's),
             how many ops of the thread enclose it. dropped_slices: how many found no room.
@@ -188,7 +189,6 @@ def assemble(raw: dict[str, Any], phases: list[str], name_of: Callable[[int], st
         "sampled_steps": raw["sampled_steps"],
         "every": raw["every"],
         "dropped_rows": raw["dropped_rows"],
-        "dropped_signatures": raw["dropped_signatures"],
         "dropped_slices": raw["dropped_slices"],
         "slices": raw["slices"],
         "slice_names": raw["slice_names"],
@@ -221,9 +221,26 @@ def _add(row: dict[str, Any], other: dict[str, Any]) -> None:
     for part in ("calls", "total_ns", "self_ns"):
         row[part] += other[part]
     for shape in other["shapes"]:
-        same = [s for s in row["shapes"] if all(s[k] == shape[k] for k in ("signature", "bytes", "footprint_bytes"))]
-        if same:
-            same[0]["sampled_calls"] += shape["sampled_calls"]
-            same[0]["sampled_self_ns"] += shape["sampled_self_ns"]
-        else:
+        same = [s for s in row["shapes"] if _same_shape(s, shape)]
+        if not same:
             row["shapes"].append(shape)
+            continue
+        (known,) = same
+        for part in ("bytes", "footprint_bytes"):
+            if known[part] != shape[part]:
+                known[part] = _mean_of_a_call(part, known, shape)
+        known["sampled_calls"] += shape["sampled_calls"]
+        known["sampled_self_ns"] += shape["sampled_self_ns"]
+
+
+def _same_shape(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    if a["signature"] != b["signature"]:
+        return False
+    return a["signature"] == OTHER_SHAPES or all(a[part] == b[part] for part in ("bytes", "footprint_bytes"))
+
+
+def _mean_of_a_call(part: str, a: dict[str, Any], b: dict[str, Any]) -> int | None:
+    if a[part] is None or b[part] is None:
+        return None
+    calls = a["sampled_calls"] + b["sampled_calls"]
+    return round((a[part] * a["sampled_calls"] + b[part] * b["sampled_calls"]) / calls)
