@@ -89,13 +89,14 @@ def criteo_schedule(batch_size: int, epochs: int) -> Schedule:
     return Schedule(between, between, CRITEO_EVALUATIONS * epochs * between, max_time_s=86_400)
 
 
-# How tiny was chosen. Over seeds 1 to 20 the mean area after 1, 2, ... 10 evaluations is 0.49, 0.50, 0.54, 0.59, 0.63,
-# 0.66, 0.67, 0.68, 0.69, 0.70: the bend is at 0.67; the target lies past it, where an evaluation still gains 0.007. All
-# 20 seeds reach it, after 10 to 14 evaluations and 1.4 to 2 epochs (dlrm.rcp.json). Evaluating took 13 % of the
-# processor time of such a run, reading and cutting batches 3 % (two seeds). In batches of 256 a level rate of 0.05 is
-# past 0.70 after 123,000 samples and ends about 0.715 (one seed); earlier forms with higher rates wavered by 0.005
-# from one evaluation to the next. With a level rate of 0.025 two seeds differed by four evaluations, with the long
-# warm-up by two. With torch's own initialisation the same network starts more slowly (one seed each).
+# How tiny was chosen. Over seeds 1 to 20 the mean area after 1, 2, ... 12 evaluations is 0.49, 0.50, 0.54, 0.59,
+# 0.63, 0.66, 0.67, 0.68, 0.69, 0.70, 0.70, 0.71: the bend is at 0.67; the target lies past it, where an evaluation
+# still gains 0.004. All 20 seeds reach it, after 12 to 19 evaluations and 1.7 to 2.7 epochs (dlrm.rcp.json); one seed
+# that went on to the end wavered about 0.717 from the 14th evaluation on. Evaluating took 13 % of the processor time
+# of a run to 0.70, reading and cutting batches 3 % (two seeds). In batches of 256 a level rate of 0.05 is past 0.70
+# after 123,000 samples and ends about 0.715 (one seed); earlier forms with higher rates wavered by 0.005 from one
+# evaluation to the next. With a level rate of 0.025 two seeds differed by four evaluations, with the long warm-up by
+# two. With torch's own initialisation the same network starts more slowly (one seed each).
 # How gpu was chosen: by estimate. It was not run on a GPU; its target, schedule and learning rate are not measured. Its
 # tables have 23.6 million rows of 512 bytes, 12 GB; a batch looks up 1.13 million different ones, 580 MB: 11 times the
 # 50 MB of an H100's L2 (tests/test_workload_dlrm.py counts them). On a CPU, narrower (width 16) and in batches of 2048,
@@ -105,7 +106,7 @@ def criteo_schedule(batch_size: int, epochs: int) -> Schedule:
 # each element. Its tables take 105 GB in float32, those of mlperf-dlrm 96 GB: neither was run.
 CONFIGS = {
     "tiny": Config(
-        target=Target("area under ROC", "share of pairs", 0.70, higher_is_better=True),
+        target=Target("area under ROC", "share of pairs", 0.71, higher_is_better=True),
         schedule=Schedule(eval_every_samples=40_960, first_eval_samples=40_960, max_samples=1_638_400, max_time_s=600),
         batch_size=512,
         train_samples=292_928,
