@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite import _native
+from perfsuite.machine_parts import gpu_parts, parts
 from perfsuite.topology import (
     ROOT,
     available_cpus,
@@ -41,6 +42,7 @@ def fingerprint(root: Path = ROOT) -> dict[str, Any]:
         "os": {"system": platform.system(), "kernel": os.uname().release, "distribution": _distribution(root)},
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
         "compiler": _native.compiler,
+        "parts": parts(root),
         **_gpus(),
         **_torch(),
     }
@@ -209,6 +211,7 @@ def _gpus() -> dict[str, Any]:
                 "name": pynvml.nvmlDeviceGetName(handle),
                 "memory_bytes": pynvml.nvmlDeviceGetMemoryInfo(handle).total,
                 **_power_limit(pynvml, handle),
+                "parts": gpu_parts(pynvml, handle),
             }
             for handle in handles
         ]

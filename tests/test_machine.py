@@ -306,3 +306,22 @@ def test_ceilings_taken_while_others_were_busy_are_not_kept(cache_home: Path) ->
     path, reason = ceilings.save(some_ceilings(machine.fingerprint()) | {"others_busy_cpus": 1.5})
     assert path is None and "1.5 processors busy" in reason
     assert not cache_home.exists()
+
+
+def test_parts_are_hardware_and_not_what_the_kernel_makes(tmp_path: Path) -> None:
+    write(tmp_path, {
+        **{f"sys/devices/system/cpu/cpu{i}/topology/physical_package_id": str(i // 2) for i in range(4)},
+        "sys/block/nvme0n1/device/model": "made up", "sys/block/nvme0n1/size": "2000",
+        "sys/block/nvme0n1/queue/rotational": "0",
+        "sys/block/sda/device/model": "made up", "sys/block/sda/size": "4000", "sys/block/sda/queue/rotational": "1",
+        "sys/block/loop0/size": "8", "sys/block/zram0/size": "8",
+        "sys/class/net/lo/type": "772",
+        "sys/class/net/eth0/type": "1", "sys/class/net/eth0/speed": "25000", "sys/class/net/eth0/device/vendor": "x",
+        "sys/class/net/ib0/type": "32", "sys/class/net/ib0/speed": "-1", "sys/class/net/ib0/device/vendor": "x",
+    })  # fmt: skip
+    assert machine.fingerprint(tmp_path)["parts"] == {
+        "sockets": 2,
+        "disks": [{"type": "NVMe SSD", "size_bytes": 1_024_000}, {"type": "hard disk", "size_bytes": 2_048_000}],
+        "networks": [{"type": "Ethernet", "speed_bps": 25 * 10**9},
+                     {"type": "InfiniBand or another link", "speed_bps": None}],
+    }  # fmt: skip

@@ -303,5 +303,23 @@ def test_a_description_says_what_is_known():
     assert {field: found[field] for field in wanted} == wanted
     assert "2 accelerators in the machine, of which a run uses one" in found["hw_notes"]
     assert "power limit 700 W" in found["hw_notes"] and "driver 580.1" in found["other_software_stack"]
+    parts = {"max_sm_clock_hz": 1980 * 10**6, "max_memory_clock_hz": 2619 * 10**6, "pcie_generation": 5,
+             "pcie_lanes": 16, "memory_bus_bits": 5120}  # fmt: skip
+    one = described("cuda", gpus=[gpu | {"parts": parts}])
+    assert one["accelerator_host_interconnect"] == "PCIe generation 5, 16 lanes"
+    assert one["accelerator_frequency"] == "1980 MHz at most"
+    assert one["accelerator_memory_configuration"] == "bus of 5120 bits, 2619 MHz at most"
+    one = described("cuda", gpus=[gpu | {"parts": dict.fromkeys(parts)}])
+    assert one["accelerator_frequency"] == one["accelerator_host_interconnect"] == "not known: NVML does not say"
+    disks = [{"type": "NVMe SSD", "size_bytes": 3_840_000_000_000}] * 2 + [{"type": "SSD", "size_bytes": 480 * 10**9}]
+    links = [{"type": "Ethernet", "speed_bps": 25 * 10**9}, {"type": "Ethernet", "speed_bps": None}]
+    two = described(parts={"sockets": 2, "disks": disks, "networks": links})
+    assert two["host_processors_per_node"] == "2"
+    assert two["host_processor_interconnect"].startswith("not known")
+    assert two["host_storage_type"] == "2x NVMe SSD, 1x SSD"
+    assert two["host_storage_capacity"] == "2x 3.84 TB, 1x 480 GB"
+    assert two["host_networking"].startswith("1x Ethernet, 25 Gb/s, 1x Ethernet, its driver does not say how fast; ")
+    older = described(parts=None)
+    assert older["host_storage_type"] == "not known: records do not hold it"
     part = described(cpu__physical_available=4, cpu__logical_available=4, cpu__logical_total=64)
     assert part["host_processor_core_count"] == "not known: the runs might use 4 cores of the machine's"

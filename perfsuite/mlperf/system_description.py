@@ -5,7 +5,8 @@ system description checker joins them. Source: submission rules, "System descrip
 """
 
 import difflib
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from perfsuite.mlperf.system_fields import FIELDS, STATUSES
@@ -72,7 +73,7 @@ def _host(fp: Mapping[str, Any]) -> dict[str, str]:
         core_count = f"{cores}, of all processors together" if whole else (
             f"not known: the runs might use {cores} cores of the machine's")  # fmt: skip
     return {
-        "host_processors_per_node": "not known: records do not count sockets",
+        **_parts(fp.get("parts")),
         "host_processor_model_name": cpu["model"] or f"not known: {cpu['model_reason']}",
         "host_processor_core_count": core_count,
         "host_processor_vcpu_count": f"{cpu['logical_total']}, of all processors together",
@@ -81,9 +82,37 @@ def _host(fp: Mapping[str, Any]) -> dict[str, str]:
         "host_processor_caches": _caches(fp),
         "host_memory_capacity": f"{memory['total_bytes'] / 2**30:.1f} GiB" if memory["total_bytes"] else
         f"not known: {memory['total_bytes_reason']}",
-        "host_networking": "not known: records do not hold it; the runs used one machine and no network",
         "host_networking_topology": "none: one node",
     }  # fmt: skip
+
+
+def _parts(parts: Mapping[str, Any] | None) -> dict[str, str]:
+    """Of what machine_parts.py saw; records of before it have none."""
+    if parts is None:
+        return {}
+    sockets, disks, networks = parts["sockets"], parts["disks"], parts["networks"]
+    hidden = "not known: the kernel shows none"
+    links = _counted(f"{link['type']}, {_speed(link['speed_bps'])}" for link in networks)
+    return {
+        "host_processors_per_node": str(sockets) if sockets else hidden,
+        "host_processor_interconnect": "none: one processor" if sockets == 1 else _NOT_LOOKED_AT,
+        "host_storage_type": _counted(disk["type"] for disk in disks) or hidden,
+        "host_storage_capacity": _counted(_terabytes(disk["size_bytes"]) for disk in disks) or hidden,
+        "host_networking": f"{links or hidden}; the runs used one machine and no network",
+    }
+
+
+def _counted(names: Iterable[str]) -> str:
+    """ "2x SSD, 1x hard disk"."""
+    return ", ".join(f"{count}x {name}" for name, count in Counter(names).items())
+
+
+def _terabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e12:.2f} TB" if size_bytes >= 1e12 else f"{size_bytes / 1e9:.0f} GB"
+
+
+def _speed(speed_bps: int | None) -> str:
+    return f"{speed_bps / 1e9:g} Gb/s" if speed_bps else "its driver does not say how fast"
 
 
 def _caches(fp: Mapping[str, Any]) -> str:
@@ -109,9 +138,23 @@ def _gpu(fp: Mapping[str, Any]) -> dict[str, str]:
         "accelerators_per_node": "1",
         "accelerator_model_name": first["name"] if alike else "not known: the machine has several models",
         "accelerator_memory_capacity": f"{memory / 2**30:.1f} GiB" if alike and memory else _NOT_LOOKED_AT,
+        **(_gpu_parts(first["parts"]) if alike and first.get("parts") else {}),
         "accelerator_interconnect": "none: one accelerator was used",
         "accelerator_interconnect_topology": "none: one accelerator was used",
     }
+
+
+def _gpu_parts(parts: Mapping[str, Any]) -> dict[str, str]:
+    said = "not known: NVML does not say"
+    generation, lanes = parts["pcie_generation"], parts["pcie_lanes"]
+    bus, memory_hz, sm_hz = parts["memory_bus_bits"], parts["max_memory_clock_hz"], parts["max_sm_clock_hz"]
+    link = f"PCIe generation {generation}, {lanes} lanes" if generation and lanes else said
+    return {
+        "accelerator_host_interconnect": link,
+        "accelerator_frequency": f"{sm_hz / 1e6:.0f} MHz at most" if sm_hz else said,
+        "accelerator_memory_configuration": f"bus of {bus} bits, {memory_hz / 1e6:.0f} MHz at most" if bus and memory_hz
+        else said,
+    }  # fmt: skip
 
 
 def _hardware_notes(fp: Mapping[str, Any], device: str) -> str:
