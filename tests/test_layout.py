@@ -20,8 +20,8 @@ FOLDERS = {
 LAYERS = (
     {"perfsuite", "perfsuite._native", "perfsuite.csrc"},
     {"perfsuite.stats", "perfsuite.verdict", "perfsuite.revisions", "perfsuite.record", "perfsuite.machine",
-     "perfsuite.topology", "perfsuite.machine_parts", "perfsuite.memory_levels", "perfsuite.ceiling_tasks", "perfsuite.gpu_state",
-     "perfsuite.torch_rates", "perfsuite.conditions", "perfsuite.tampering",
+     "perfsuite.topology", "perfsuite.machine_parts", "perfsuite.memory_levels", "perfsuite.ceiling_tasks",
+     "perfsuite.gpu_state", "perfsuite.torch_rates", "perfsuite.conditions", "perfsuite.tampering",
      "perfsuite.energy", "perfsuite.energy_sources", "perfsuite.energy_bands", "perfsuite.power_sensors",
      "perfsuite.energy_idle", "perfsuite.energy_kernels", "perfsuite.energy_fit", "perfsuite.energy_observations",
      "perfsuite.clock_events", "perfsuite.sensor_behaviour", "perfsuite.renewals",
