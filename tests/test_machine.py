@@ -228,7 +228,7 @@ def test_a_gpu_whose_power_limit_cannot_be_read(monkeypatch: pytest.MonkeyPatch)
             "power_limit_w": None,
             "power_limit_w_reason": "NVML: Not Supported",
             "parts": dict.fromkeys(("max_sm_clock_hz", "max_memory_clock_hz", "pcie_generation", "pcie_lanes",
-                                    "memory_bus_bits")),  # fmt: skip
+                                    "memory_bus_bits")),
         }
     ]
 
