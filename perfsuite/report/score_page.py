@@ -67,11 +67,11 @@ def _minutes(one: dict[str, Any]) -> str:
 
 def _table(found: list[dict[str, Any]]) -> Markup:
     columns = [("result", False), ("benchmark", False), ("division", False), ("minutes, unverified", True),
-               ("95 %", False), ("runs", True), ("convergence (rules)", False), ("energy", True)]  # fmt: skip
+               ("95 %", True), ("runs", True), ("convergence (rules)", False), ("energy", True)]  # fmt: skip
     rows = []
     for i, one in enumerate(found):
         name = tag("a", one["label"], href=f"#result-{i}") if i < _MOST_DRAWN else one["label"]
-        interval = "{:.4g} to {:.4g}".format(*one["ci95_min"]) if one["ci95_min"] else UNKNOWN
+        interval = "{:#.4g} to {:#.4g}".format(*one["ci95_min"]) if one["ci95_min"] else UNKNOWN
         joules = (one["energy"] or {}).get("energy_j")
         why = (one["energy"] or {}).get("why") or "no power logs"
         rows.append([
@@ -116,8 +116,8 @@ def _result(one: dict[str, Any], name: str, drawn: dict[str, Chart]) -> list[Mar
 def _tiles(one: dict[str, Any]) -> list[Markup]:
     found = []
     if one["score_min"] is not None:
-        interval = "{:.4g} to {:.4g} (95 %)".format(*one["ci95_min"]) if one["ci95_min"] else "no interval"
-        found.append(tile("minutes, unverified", f"{one['score_min']:.4g}", interval, "lead"))
+        interval = "{:#.4g} to {:#.4g} (95 %)".format(*one["ci95_min"]) if one["ci95_min"] else "no interval"
+        found.append(tile("minutes, unverified", f"{one['score_min']:#.4g}", interval, "lead"))
         if one["factor"] != 1:
             found.append(tile("times, as it converges faster", f"{one['factor']:.4f}",
                               f"{one['unscaled_min']:.4g} minutes on the clock"))  # fmt: skip

@@ -31,11 +31,13 @@ def render(
 
 def _table(found: list[dict[str, Any]], official: bool) -> Table:
     energy = any(one["energy"] for one in found)
-    table = Table("result", "benchmark", box=SIMPLE, pad_edge=False)
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("result", overflow="fold")  # systems differ in their last letters
+    table.add_column("benchmark", no_wrap=True)
     table.add_column("minutes", justify="right")
-    table.add_column("95 %", justify="right")
+    table.add_column("95 %", justify="right", no_wrap=True)
     table.add_column("runs", justify="right")
-    table.add_column("convergence: rules, official, hull")
+    table.add_column("convergence")
     if official:
         table.add_column("official minutes", justify="right")
     if energy:
@@ -68,12 +70,14 @@ def _interval(one: dict[str, Any]) -> str:
 def _checks(one: dict[str, Any]) -> str:
     if not one["convergence"]:
         return "not checked"
-    said = []
+    said = {}
     for mode in ("rules", "official", "hull"):
         check = one["convergence"][mode]
         factor = f" x{check['factor']:.4f}" if check["factor"] != 1 else ""
-        said.append(("pass" if check["passed"] else "FAIL") + factor)
-    return ", ".join(said)
+        said[mode] = ("pass" if check["passed"] else "FAIL") + factor
+    if len(set(said.values())) == 1:
+        return said["rules"]
+    return ", ".join(f"{mode} {answer}" for mode, answer in said.items())
 
 
 def remarks(one: dict[str, Any]) -> list[str]:
