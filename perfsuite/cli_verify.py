@@ -32,6 +32,8 @@ def verify(path: Path, round_name: str | None, official: bool, differences: bool
     from perfsuite.mlperf import verify as verifying
     from perfsuite.report import verify_junit, verify_text
 
+    if junit is not None and not junit.parent.is_dir():
+        raise ValueError(f"cannot write {junit}: there is no folder {junit.parent}")
     played = rounds.parse(round_name) if round_name else None
     if played:
         rounds.refuse_unknown(played)
@@ -42,8 +44,6 @@ def verify(path: Path, round_name: str | None, official: bool, differences: bool
     found = [verifying.verify(folder, rules) for folder, rules in folders]
     good = all(_valid(one, official) for one in found)
     if junit is not None:
-        if not junit.parent.is_dir():
-            raise ValueError(f"cannot write {junit}: there is no folder {junit.parent}")
         junit.write_bytes(verify_junit.render(found, official))
     if as_json:
         shown = [dict(one, differences=verifying.differences(one)) for one in found]
