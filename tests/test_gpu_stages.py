@@ -56,7 +56,7 @@ def test_a_stage_that_is_cut_off_can_keep_what_it_has(tmp_path: Path) -> None:
             "if p.exists(): print('rest'); raise SystemExit(0)\n"
             "try:\n    print('ready', flush=True); time.sleep(600)\n"
             "except KeyboardInterrupt:\n    p.write_text('kept'); raise SystemExit(130)")  # fmt: skip
-    cut = stage("cut", code, limit_s=5)
+    cut = stage("cut", code, limit_s=10)
     assert gpu.run([cut], tmp_path, 100) == 1
     assert state(tmp_path)["cut"]["state"] == "unfinished" and part.read_text() == "kept"
     assert gpu.run([cut], tmp_path, 100) == 0
