@@ -37,14 +37,14 @@ def score_interval(center: float, values: Sequence[float], grid: float, level: f
     Half width: t * s / sqrt(n), plus half an evaluation interval `grid`. Runs end at evaluations only, so their spread
     says nothing below the grid: five runs that stop at the same evaluation have spread 0 and are not known to the
     millisecond. With fewer than 5 runs it is a whole interval: three runs fall on one evaluation too easily
-    (simulated: half an interval then covers 88 %).
+    (simulated: half an interval then covers 88 %). No time is below 0, so neither is the lower bound.
     """
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval needs at least 2 runs, not {n}")
     half = student_t(level, n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
     half += grid / 2 if n >= 5 else grid
-    return center - half, center + half
+    return max(0.0, center - half), center + half
 
 
 def ratio_of_medians(

@@ -68,3 +68,8 @@ def test_a_ratio_of_medians_holds_the_truth_and_refuses_too_few_pairs() -> None:
     assert lo < 1.1 < hi and lo <= ratio <= hi and hi - lo < 0.1
     with pytest.raises(ValueError, match="at least 5 pairs"):
         ratio_of_medians([1.0] * 4, [1.0] * 4)
+
+
+def test_an_interval_of_a_time_does_not_go_below_zero() -> None:
+    low, high = score_interval(1.3, [0.1, 1.3, 2.5], grid=0.1)
+    assert low == 0.0 and high > 2.6
