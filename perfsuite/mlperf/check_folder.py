@@ -153,10 +153,10 @@ def _failed(of: Runs) -> Iterator[Finding]:
 def _same(of: Runs) -> Iterator[Finding]:
     checked = SAME if _checked_together(of) else NOT_CHECKED
     for what, values in (
-        ("benchmark", {run.benchmark for run in of.runs}),
-        ("division", {rounds.division(run.division) for run in of.runs}),
-        ("global_batch_size", {run.batch_size for run in of.runs}),
-        ("platform", {run.platform for run in of.runs}),
+        ("benchmark", {run.benchmark for run in of.runs} - {None}),  # a log that holds nothing does not differ
+        ("division", {rounds.division(run.division) for run in of.runs} - {None}),
+        ("global_batch_size", {run.batch_size for run in of.runs} - {None}),
+        ("platform", {run.platform for run in of.runs} - {None}),
     ):
         if len(values) > 1:
             shown = ", ".join(sorted(str(value) for value in values)[:4])
@@ -231,10 +231,9 @@ def _why(rules: Convergence) -> str:
 def _convergence(of: Runs) -> Iterator[Finding]:
     if of.division != "closed" or of.submitted is None or not of.submitted or of.folder.path.is_file():
         return
-    mode = "rules_1" if of.round.version < (2,) else "rules"  # v2.0 brought the pruning of points
     try:
         official = official_convergence.check(of.submitted, of.round.usage, of.round.ruleset)
-        rules = official_convergence.check(_as_bert_may_log(of), of.round.usage, of.round.ruleset, mode)
+        rules = official_convergence.check(_as_bert_may_log(of), of.round.usage, of.round.ruleset, "rules")
     except official_convergence.Crash as crash:
         yield Finding("convergence", WARNING, f"no reference convergence points: {crash}", None, CONVERGENCE,
                       CONTRARY)  # fmt: skip
@@ -242,7 +241,8 @@ def _convergence(of: Runs) -> Iterator[Finding]:
     agree = SAME if rules.passed == official.passed else CONTRARY
     if not rules.passed:
         also = "" if agree == SAME else "; the official checker lets it pass"
-        yield Finding("convergence", *_unless_scaled(of, _why(rules) + also), None, CONVERGENCE, agree)
+        severity, scaled = _unless_scaled(of, official.passed)
+        yield Finding("convergence", severity, _why(rules) + also + scaled, None, CONVERGENCE, agree)
     elif agree == CONTRARY:
         yield Finding("convergence", WARNING, f"the official checker refuses what the rules text allows: "
                       f"{official.message}", None, CONVERGENCE, CONTRARY)  # fmt: skip
@@ -253,11 +253,16 @@ def _convergence(of: Runs) -> Iterator[Finding]:
                       SAME if rules.factor == official.factor else CONTRARY)  # fmt: skip
 
 
-def _unless_scaled(of: Runs, text: str) -> tuple[str, str]:
-    """Runs that converge too fast are refused unless the committee scales their score, which scaling.json says."""
-    if of.round.usage == "training" and of.round.version >= (2,) and (of.folder.path / SCALING).is_file():
-        return WARNING, f"{text}; {SCALING} says that the score is scaled for it (training_rules, Score scaling)"
-    return ERROR, text
+def _unless_scaled(of: Runs, official_passed: bool) -> tuple[str, str]:
+    """(severity, words). Runs that converge too fast are refused unless the committee scales their score, which
+    scaling.json says; from v2.1 on the official checker writes one too where it lets runs pass that are faster than the
+    reference's mean.
+    """
+    version = of.round.version[:2]
+    by_committee = of.round.usage == "training" and (version == (2, 0) or (version >= (2, 1) and not official_passed))
+    if by_committee and (of.folder.path / SCALING).is_file():
+        return WARNING, f"; {SCALING} says that the score is scaled for it (training_rules, Score scaling)"
+    return ERROR, ""
 
 
 def _as_bert_may_log(of: Runs) -> list[Submitted]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from perfsuite.mlperf.case import Case
 from perfsuite.mlperf.finding import ERROR, NOT_CHECKED, WARNING, Finding
-from perfsuite.mlperf.rulebook import Schedule, Target
+from perfsuite.mlperf.rulebook import Schedule
 from perfsuite.mlperf.run_log import Evaluation
 
 QUALITY = "training_rules, Quality measure"
@@ -25,7 +25,8 @@ def quality(case: Case) -> Iterator[Finding]:
     benchmark = case.benchmark
     if benchmark is None or case.division != "closed" or case.run.status != "success":
         return
-    evaluations, targets = case.run.timed, benchmark.targets
+    targets = benchmark.targets
+    evaluations = _of_one_key(case.run.timed, "eval_accuracy" if targets[0].higher_is_better else "eval_error")
     agrees = case.official("Failed checks for", "'eval_accuracy'", "'eval_error'")
     if not evaluations:
         yield Finding("quality", ERROR, "there is no evaluation", None, QUALITY, agrees)
@@ -37,16 +38,21 @@ def quality(case: Case) -> Iterator[Finding]:
             yield Finding("quality", ERROR, f"there is no evaluation of {target.name}", None, QUALITY, agrees)
             return
     tried = points if apart else points[-1:]
-    if any(all(target.reached(_of(point, target)) for target in targets) for point in tried):
+    if any(all(target.reached(point.get(target.name)) for target in targets) for point in tried):
         return
     for target in targets:
-        if not target.reached(_of(points[-1], target)):
-            last = _of(points[-1], target)
+        if not target.reached(points[-1].get(target.name)):
+            last = points[-1].get(target.name)
             shown = evaluations[-1].quality if last is None else last
             named = f" of {target.name}" if target.name else ""
             sign = ">=" if target.higher_is_better else "<="
             text = f"the run ends at {shown}{named}; the target is {sign} {target.value:g}"
             yield Finding("quality", ERROR, text, evaluations[-1].line, QUALITY, agrees)
+
+
+def _of_one_key(evaluations: list[Evaluation], key: str) -> list[Evaluation]:
+    """Those that measure what the target is about, where a log has them beside others (an error, and it negated)."""
+    return [one for one in evaluations if one.key == key] or evaluations
 
 
 def _by_point(evaluations: list[Evaluation]) -> list[_Qualities]:
@@ -55,12 +61,6 @@ def _by_point(evaluations: list[Evaluation]) -> list[_Qualities]:
     for one in evaluations:
         points.setdefault(one.units, {}).update(one.qualities)
     return list(points.values())
-
-
-def _of(point: _Qualities, target: Target) -> float | None:
-    if target.name is None and len(point) == 1:  # logs may name the one metric
-        return next(iter(point.values()))
-    return point.get(target.name)
 
 
 def schedule(case: Case) -> Iterator[Finding]:

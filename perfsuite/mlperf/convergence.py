@@ -1,10 +1,9 @@
 """Did the runs need as many samples as the reference does? The check against reference convergence points (RCPs).
 
-Rules: training_policies, "Reference Convergence Points" and its appendix. Four readings of them:
+Rules: training_policies, "Reference Convergence Points" and its appendix. Three readings of them:
 
     official   as the official checker computes: the spread of all reference runs, points pruned in one sweep
     rules      as the text says: the spread without the best and the worst run, points pruned to the lower convex hull
-    rules_1    as the text of v1.0 and v1.1 says: like rules, with no point pruned
     hull       as the official checker, with the points pruned to the lower convex hull
 
 A unit is whatever the points count: samples or epochs.
@@ -122,7 +121,7 @@ def curve(reference: dict[float, list[float]], *, num_runs: int, drop: int, mode
 def _point(batch_size: float, runs: Sequence[float], drop: int, mode: str) -> Point:
     runs = sorted(runs)
     kept = runs[drop : len(runs) - drop]
-    spread_over = kept if mode.startswith("rules") else runs
+    spread_over = kept if mode == "rules" else runs
     return Point(batch_size, float(np.mean(kept)), float(np.std(spread_over)), len(kept))
 
 
@@ -135,8 +134,8 @@ def interpolated(batch_size: float, below: Point, above: Point, num_runs: int) -
 
 def pruned(points: list[Point], num_runs: int, mode: str) -> list[Point]:
     """The points that count: from the fastest-converging batch size on, none above the line between two others."""
-    if not points or mode == "rules_1":
-        return points
+    if not points:
+        return []
     fastest = min(points, key=lambda p: p.mean)
     left = [p for p in points if p.batch_size >= fastest.batch_size]
     return _one_sweep(left, num_runs) if mode == "official" else _hull(left, num_runs)

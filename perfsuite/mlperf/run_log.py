@@ -35,7 +35,9 @@ class Evaluation:
     metric: str | None
     """Which of several metrics of a benchmark."""
     qualities: dict[str | None, float] = field(default_factory=dict)
-    """What of `quality` is a number that can be, by metric; None is the one metric of a benchmark that has one."""
+    """What of `quality` is a number that can be, by metric; None is the one number of a line that has one."""
+    key: str = "eval_accuracy"
+    """What the line is called; some benchmarks of the HPC suite have eval_error."""
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class RunLog:
     platform: str | None = None
     start_ms: float | None = None
     stop_ms: float | None = None
+    stop_line: int = 0
     status: str | None = None
     init_start_ms: float | None = None
     init_stop_ms: float | None = None
@@ -89,7 +92,9 @@ class RunLog:
     @property
     def timed(self) -> list[Evaluation]:
         """The evaluations on the clock; all of them where the benchmark evaluates after it."""
-        before = [e for e in self.evaluations if self.stop_ms is None or e.time_ms <= self.stop_ms]
+        if self.stop_ms is None:
+            return self.evaluations
+        before = [e for e in self.evaluations if e.time_ms <= self.stop_ms or e.line < self.stop_line]
         return before or self.evaluations
 
     @property
@@ -126,7 +131,8 @@ def _take(run: RunLog, entry: Entry, is_v06: bool) -> None:
         case "run_start":
             run.start_ms = entry.time_ms if run.start_ms is None else run.start_ms
         case key if key in _STOPS:
-            run.stop_ms = entry.time_ms if run.stop_ms is None or key == "run_stop" else run.stop_ms
+            if run.stop_ms is None or key == "run_stop":
+                run.stop_ms, run.stop_line = entry.time_ms, entry.line
             run.status = _status(entry, run.status)
         case "init_start":
             run.init_start_ms = entry.time_ms if run.init_start_ms is None else run.init_start_ms
@@ -167,20 +173,20 @@ def _evaluation(entry: Entry, is_v06: bool) -> Evaluation:
     unit = next((name for name in _UNITS if _is_number(where.get(name))), None)
     metric = _text(where.get("metric"))
     return Evaluation(entry.line, entry.time_ms, value, float(where[unit]) if unit else None, unit, metric,
-                      _qualities(value, metric, is_v06))  # fmt: skip
+                      _qualities(value, metric, is_v06), entry.key)  # fmt: skip
 
 
 def _qualities(value: Any, metric: str | None, is_v06: bool) -> dict[str | None, float]:
     """Numbers by metric, of each form that rounds log them in.
 
     v0.6 alone has text of a number, {"accuracy": ...} around it, and a list of two; from v0.7 on a quality is a number,
-    or several by metric. A metric's name on the line wins where there is one number.
+    or several by metric.
     """
     if is_v06 and isinstance(value, dict) and "accuracy" in value:
         value = value["accuracy"]
     if is_v06 and isinstance(value, list) and len(value) == len(_LISTED_METRICS):
         value = dict(zip(_LISTED_METRICS, value, strict=True))
-    named = value if isinstance(value, dict) else {metric: value}
+    named = value if isinstance(value, dict) else {None: value, metric: value}
     numbers = {name: _quality(one, is_v06) for name, one in named.items()}
     return {name: number for name, number in numbers.items() if number is not None}
 
