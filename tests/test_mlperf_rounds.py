@@ -289,9 +289,9 @@ def deepcam(seed, good=True):
 
 def test_throughput_of_the_hpc_suite(tmp_path):
     left_out = folder(tmp_path / "a", [deepcam(1, good=False)], "deepcam", scaling="weak", below="pruned_results")
-    found, one = whole(left_out, "hpc-2.0", "failed")
-    assert [severity for severity, _, _ in found] == ["warning"]
-    assert not [f for f in one["findings"] if f["rule"] in ("count", "convergence")]
+    found, one = whole(left_out, "hpc-2.0", "pruned")
+    assert [severity for severity, _, _ in found] == ["warning"] and one["valid"]
+    assert not [f for f in one["findings"] if f["rule"] in ("count", "failed", "convergence")]
     runs = [deepcam(1), *(deepcam(n) for n in range(1, 6))]
     assert whole(folder(tmp_path / "b", runs, "deepcam", scaling="weak"), "hpc-1.0", "seeds")[0][0][0] == "warning"
     assert whole(folder(tmp_path / "c", runs, "deepcam", scaling="weak"), "hpc-2.0", "seeds")[0][0][0] == "error"
@@ -311,6 +311,15 @@ def test_bert_says_samples_to_converge_on_a_line_of_its_own(tmp_path):
     assert one["official"]["convergence_passed"] is False
     found, _ = whole(folder(tmp_path / "b", [bert(1_000_000)] * 10, "bert"), "1.0", "convergence")
     assert [(severity, official) for severity, _, official in found] == [("error", "the same")]
+
+
+def test_unet3d_says_epochs_where_the_points_count_samples(tmp_path):
+    runs = [run("unet3d", 56, [(1000, 0.5), (2400, 0.909)])] * 40
+    found, one = whole(folder(tmp_path / "a", runs, "unet3d"), "3.1", "convergence")
+    assert [(severity, official) for severity, _, official in found] == [("warning", "contrary")]
+    assert one["official"]["convergence_passed"] is False
+    runs = [run("unet3d", 56, [(1000, 0.909)])] * 40
+    assert whole(folder(tmp_path / "b", runs, "unet3d"), "3.1", "convergence")[0][0][0] == "error"
 
 
 def test_a_scaled_score_is_no_refused_one(tmp_path):

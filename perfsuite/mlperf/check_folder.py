@@ -4,6 +4,7 @@ Sources: training_policies, "Benchmark Results", "Random numbers", "Reference Co
 structure.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -25,6 +26,9 @@ CONVERGENCE = "training_rules, Reference Convergence Points"
 THROUGHPUT = "hpc_training_rules, Run Results, Throughput"
 PRUNED = "pruned_results"
 SCALING = "scaling.json"
+_UNET3D_IMAGES = 168
+_UNET3D_EPOCHS = 10_000
+"""After which a run of unet3d has not converged."""
 
 
 @dataclass(frozen=True)
@@ -120,10 +124,11 @@ def _count(of: Runs) -> Iterator[Finding]:
 
 
 def _pruned(of: Runs) -> Iterator[Finding]:
-    """Logs that were left out may be stragglers; that they pass too is asked from v3.0 on, with a "should"."""
-    if failed := _not_valid(of):
-        yield Finding("failed", WARNING, f"{len(failed)} of {len(of.runs)} runs that were left out are not valid "
-                      f"({_named(failed)})", None, THROUGHPUT, NOT_CHECKED)  # fmt: skip
+    """Logs that were left out may be of stragglers; that they pass too is asked from v3.0 on, with a "should"."""
+    failed = _not_valid(of)
+    also = f"; not valid by themselves: {_named(failed)}" if failed else ""
+    yield Finding("pruned", WARNING, f"{len(of.runs)} runs that a throughput result left out, no result{also}", None,
+                  THROUGHPUT, CONTRARY)  # fmt: skip
 
 
 def _not_valid(of: Runs) -> list[str]:
@@ -233,7 +238,7 @@ def _convergence(of: Runs) -> Iterator[Finding]:
         return
     try:
         official = official_convergence.check(of.submitted, of.round.usage, of.round.ruleset)
-        rules = official_convergence.check(_as_bert_may_log(of), of.round.usage, of.round.ruleset, "rules")
+        rules = official_convergence.check(_as_the_text_counts(of), of.round.usage, of.round.ruleset, "rules")
     except official_convergence.Crash as crash:
         yield Finding("convergence", WARNING, f"no reference convergence points: {crash}", None, CONVERGENCE,
                       CONTRARY)  # fmt: skip
@@ -241,8 +246,10 @@ def _convergence(of: Runs) -> Iterator[Finding]:
     agree = SAME if rules.passed == official.passed else CONTRARY
     if not rules.passed:
         also = "" if agree == SAME else "; the official checker lets it pass"
-        severity, scaled = _unless_scaled(of, official.passed)
-        yield Finding("convergence", severity, _why(rules) + also + scaled, None, CONVERGENCE, agree)
+        if scaled := _scaled(of, official.passed):
+            agree = NOT_CHECKED if official.passed else CONTRARY
+        yield Finding("convergence", WARNING if scaled else ERROR, _why(rules) + also + scaled, None, CONVERGENCE,
+                      agree)  # fmt: skip
     elif agree == CONTRARY:
         yield Finding("convergence", WARNING, f"the official checker refuses what the rules text allows: "
                       f"{official.message}", None, CONVERGENCE, CONTRARY)  # fmt: skip
@@ -253,23 +260,36 @@ def _convergence(of: Runs) -> Iterator[Finding]:
                       SAME if rules.factor == official.factor else CONTRARY)  # fmt: skip
 
 
-def _unless_scaled(of: Runs, official_passed: bool) -> tuple[str, str]:
-    """(severity, words). Runs that converge too fast are refused unless the committee scales their score, which
-    scaling.json says; from v2.1 on the official checker writes one too where it lets runs pass that are faster than the
-    reference's mean.
+def _scaled(of: Runs, official_passed: bool) -> str:
+    """That the score of runs that converge too fast is scaled, in words; "" where it is not, and they are refused.
+
+    The committee says so in scaling.json. From v2.1 on the official checker writes one too, where it lets runs pass
+    that are faster than the reference's mean: there the file says nothing of what else may be wrong.
     """
     version = of.round.version[:2]
     by_committee = of.round.usage == "training" and (version == (2, 0) or (version >= (2, 1) and not official_passed))
-    if by_committee and (of.folder.path / SCALING).is_file():
-        return WARNING, f"; {SCALING} says that the score is scaled for it (training_rules, Score scaling)"
-    return ERROR, ""
+    if not by_committee or not (of.folder.path / SCALING).is_file():
+        return ""
+    return f"; {SCALING} says that the score is scaled for it (training_rules, Score scaling)"
 
 
-def _as_bert_may_log(of: Runs) -> list[Submitted]:
-    """bert may say on a line of its own, train_samples, how many samples it needed; the official checker reads that
-    with an option only (training_rules, Benchmark specific rules; from v1.0 on logs do so).
+def _as_the_text_counts(of: Runs) -> list[Submitted]:
+    """What runs needed to converge where logs may say it as the official checker does not read it, without options.
+
+    bert may say on a line of its own, train_samples, how many samples it needed (training_rules, Benchmark specific
+    rules; logs of v1.0 did so before). unet3d says epochs; the points of v3.1 and v4.0 count samples.
     """
-    if of.benchmark != "bert" or of.submitted is None:
-        return of.submitted or []
-    return [replace(one, units=run.samples_to_converge) if one.converged and run.samples_to_converge else one
-            for one, run in zip(of.submitted, of.runs, strict=True)]  # fmt: skip
+    logs = list(zip(of.submitted or [], of.runs, strict=False))
+    if of.benchmark == "bert":
+        return [replace(one, units=run.samples_to_converge) if one.converged and run.samples_to_converge else one
+                for one, run in logs]  # fmt: skip
+    if of.benchmark == "unet3d" and (3, 1) <= of.round.version[:2] <= (4, 0):
+        return [_in_samples(one, run) for one, run in logs]
+    return of.submitted or []
+
+
+def _in_samples(one: Submitted, run: RunLog) -> Submitted:
+    """Of unet3d: an epoch is the images in whole batches, and no run takes as many epochs as samples."""
+    if not one.converged or not run.batch_size or one.units > _UNET3D_EPOCHS:
+        return one
+    return replace(one, units=one.units * math.ceil(_UNET3D_IMAGES / run.batch_size) * run.batch_size)

@@ -52,6 +52,7 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
     read = None if crashed or played.is_own else submitted
     together = check_folder.Runs(folder, played, runs, seeds, valid, by_official, read)
     whole = [*_layout(folder, played), *check_folder.check(together)]
+    each = len(logs) == 1 and not together.is_pruned
     return {
         "label": folder.label,
         "path": str(folder.path),
@@ -59,7 +60,7 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         "division": together.division,
         "round": played.name,
         "rules": rulebook.said(played),
-        "valid": not any(finding.severity == ERROR for finding in whole) and (len(logs) > 1 or all(valid)),
+        "valid": not any(finding.severity == ERROR for finding in whole) and (not each or all(valid)),
         "findings": [asdict(finding) for finding in whole],
         "logs": logs,
         "official": _official(together, answers, crashed) if known else None,
