@@ -4,12 +4,13 @@ Sources: training_policies, "Benchmark Results", "Random numbers", "Reference Co
 structure.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from perfsuite.mlperf import official_convergence, own_class, rounds
+from perfsuite.mlperf import official_convergence, own_class, rounds, rulebook
 from perfsuite.mlperf.check_log import RANDOM
 from perfsuite.mlperf.convergence import Convergence
 from perfsuite.mlperf.finding import CONTRARY, ERROR, NOT_CHECKED, SAME, WARNING, Finding
@@ -22,6 +23,12 @@ from perfsuite.mlperf.run_log import RunLog
 COUNT = "training_rules, Benchmark Results"
 LAYOUT = "submission rules, Submission structure"
 CONVERGENCE = "training_rules, Reference Convergence Points"
+THROUGHPUT = "hpc_training_rules, Run Results, Throughput"
+PRUNED = "pruned_results"
+SCALING = "scaling.json"
+_UNET3D_IMAGES = 168
+_UNET3D_EPOCHS = 10_000
+"""After which a run of unet3d has not converged."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,8 @@ class Runs:
     """For each log (file, line, seed) of every seed that it logs."""
     valid: list[bool]
     """Whether each log is valid by itself."""
+    official_valid: list[bool] | None
+    """Whether the official checker takes each log; None where it knows no such round."""
     submitted: list[Submitted] | None
     """As the official convergence checker reads the logs; None where it cannot, or has no rules."""
 
@@ -51,15 +60,31 @@ class Runs:
         return rounds.NUM_RUNS.get(self.benchmark or "")
 
     @property
+    def wants_seed(self) -> bool:
+        """Whether the rules of the round ask that each run log a seed of its own."""
+        return rulebook.of(self.round).wants_seed
+
+    @property
     def num_dropped(self) -> int:
         """Runs that may fail, and that the olympic mean drops at each end."""
         return own_class.DROP if self.round.is_own else rounds.dropped(self.benchmark)
 
     @property
-    def division(self) -> str | None:
+    def stated_division(self) -> Any:
+        """As the system description writes it; the logs' where there is none."""
         described = self.folder.system_description() or {}
         names = {run.division for run in self.runs} - {None}
         return described.get("division") or (next(iter(names)) if len(names) == 1 else None)
+
+    @property
+    def division(self) -> str | None:
+        """ "closed" or "open", however it is written."""
+        return rounds.division(self.stated_division) or self.stated_division
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether these are logs that a throughput result of the HPC suite left out: they are no result."""
+        return self.round.usage == "hpc" and self.folder.path.name == PRUNED
 
 
 def seeds_of(log: Log) -> list[tuple[Any, Any, Any]]:
@@ -70,6 +95,8 @@ def seeds_of(log: Log) -> list[tuple[Any, Any, Any]]:
 
 def check(of: Runs) -> list[Finding]:
     """All findings on the folder as a whole."""
+    if of.is_pruned:
+        return list(_pruned(of))
     found = [*_count(of), *_failed(of), *_same(of), *_seeds(of)]
     if of.round.is_own:
         return [*found, *own_class.check_record(of.folder, of.round, of.division), *_own_convergence(of)]
@@ -96,49 +123,91 @@ def _count(of: Runs) -> Iterator[Finding]:
         yield Finding("names", WARNING, text, None, LAYOUT)
 
 
+def _pruned(of: Runs) -> Iterator[Finding]:
+    """Logs that were left out may be of stragglers; that they pass too is asked from v3.0 on, with a "should"."""
+    failed = _not_valid(of)
+    also = f"; not valid by themselves: {_named(failed)}" if failed else ""
+    yield Finding("pruned", WARNING, f"{len(of.runs)} runs that a throughput result left out, no result{also}", None,
+                  THROUGHPUT, CONTRARY)  # fmt: skip
+
+
+def _not_valid(of: Runs) -> list[str]:
+    return [run.path.name for run, valid in zip(of.runs, of.valid, strict=True) if not valid]
+
+
+def _named(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+
+
 def _failed(of: Runs) -> Iterator[Finding]:
-    failed = [run.path.name for run, valid in zip(of.runs, of.valid, strict=True) if not valid]
-    allowed = of.num_dropped
+    failed = _not_valid(of)
+    weak = of.folder.scaling == "weak"
+    allowed = 0 if weak else of.num_dropped  # "All reported M' training instances must have converged"
     if not failed:
         return
-    named = ", ".join(failed[:4]) + (f" and {len(failed) - 4} more" if len(failed) > 4 else "")
+    named = _named(failed)
     if len(failed) > allowed:
+        refused = (of.official_valid or []).count(False) > of.num_dropped
         yield Finding("failed", ERROR, f"{len(failed)} of {len(of.runs)} runs are not valid ({named}); the rules allow "
-                      f"{allowed}", None, COUNT, SAME)  # fmt: skip
+                      f"{allowed}", None, THROUGHPUT if weak else COUNT, SAME if refused else NOT_CHECKED)  # fmt: skip
     elif len(of.runs) > 2 * allowed:
         text = f"{named} not valid: {'they count' if len(failed) > 1 else 'it counts'} as slowest and not in the score"
         yield Finding("failed", WARNING, text, None, COUNT, SAME)
 
 
 def _same(of: Runs) -> Iterator[Finding]:
+    checked = SAME if _checked_together(of) else NOT_CHECKED
     for what, values in (
-        ("benchmark", {run.benchmark for run in of.runs}),
-        ("division", {run.division for run in of.runs}),
-        ("global_batch_size", {run.batch_size for run in of.runs}),
-        ("platform", {run.platform for run in of.runs}),
+        ("benchmark", {run.benchmark for run in of.runs} - {None}),  # a log that holds nothing does not differ
+        ("division", {rounds.division(run.division) for run in of.runs} - {None}),
+        ("global_batch_size", {run.batch_size for run in of.runs} - {None}),
+        ("platform", {run.platform for run in of.runs} - {None}),
     ):
         if len(values) > 1:
             shown = ", ".join(sorted(str(value) for value in values)[:4])
             yield Finding("same", ERROR if what != "platform" else WARNING, f"runs differ in {what}: {shown}", None,
-                          COUNT, SAME if what == "global_batch_size" else NOT_CHECKED)  # fmt: skip
+                          COUNT, checked if what == "global_batch_size" else NOT_CHECKED)  # fmt: skip
+
+
+def _checked_together(of: Runs) -> bool:
+    """Whether the official tools look at seeds and convergence of a folder at all."""
+    return (not of.round.is_own and of.stated_division == "closed"
+            and of.round.version >= official_convergence.FIRST_RULESET)  # fmt: skip
 
 
 def _seeds(of: Runs) -> Iterator[Finding]:
+    """No two runs log the same seed from the same line of the same file: a rule of training from v4.1 on, and of
+    throughput in the HPC suite from v2.0 on. The official seed checker asks for both in all rounds.
+    """
     if of.division != "closed":
         return
+    hpc = of.round.usage == "hpc"
+    asked = of.folder.scaling == "weak" and of.round.version >= (2,) if hpc else of.wants_seed
+    source = THROUGHPUT if hpc else RANDOM
+    checked = _checked_together(of)
+    twice = logged_twice(of)
+    if twice and asked:
+        yield Finding("seeds", ERROR, twice, None, source, SAME if checked else NOT_CHECKED)
+        return
+    if not of.wants_seed and checked and (twice or not all(of.seeds)):
+        text = f"the official seed checker refuses what no rule of the round does: {twice or 'a run logs no seed'}"
+        yield Finding("seeds", WARNING, text, None, RANDOM, CONTRARY)
+    whole = Counter(tuple(repr(record[2]) for record in seeds) for seeds in of.seeds if seeds)
+    again = next((seeds for seeds, times in whole.items() if times > 1), None)
+    if again and not twice:
+        yield Finding("seeds", WARNING, f"two runs log the same seeds: {', '.join(again[:3])}", None, RANDOM)
+
+
+def logged_twice(of: Runs) -> str | None:
+    """A seed that two runs log from the same line of the same file, in words."""
     seen: dict[Any, str] = {}
     for run, seeds in zip(of.runs, of.seeds, strict=True):
         for record in seeds:
             key = tuple(map(repr, record))
-            if key in seen and seen[key] != run.path.name:
-                text = f"{run.path.name} has the seed {record[2]!r} of {seen[key]}, from the same line of the same file"
-                yield Finding("seeds", ERROR, text, None, RANDOM, SAME)
-                return
+            if seen.get(key, run.path.name) != run.path.name:
+                return f"{run.path.name} has the seed {record[2]!r} of {seen[key]}, from the same line of the same file"
             seen[key] = run.path.name
-    whole = Counter(tuple(repr(record[2]) for record in seeds) for seeds in of.seeds if seeds)
-    twice = next((seeds for seeds, times in whole.items() if times > 1), None)
-    if twice:
-        yield Finding("seeds", WARNING, f"two runs log the same seeds: {', '.join(twice[:3])}", None, RANDOM)
+    return None
 
 
 def _own_convergence(of: Runs) -> Iterator[Finding]:
@@ -167,19 +236,20 @@ def _why(rules: Convergence) -> str:
 def _convergence(of: Runs) -> Iterator[Finding]:
     if of.division != "closed" or of.submitted is None or not of.submitted or of.folder.path.is_file():
         return
-    found = {}
-    for mode in ("rules", "official"):
-        try:
-            found[mode] = official_convergence.check(of.submitted, of.round.usage, of.round.ruleset, mode)
-        except official_convergence.Crash as crash:
-            yield Finding("convergence", WARNING, f"no reference convergence points: {crash}", None, CONVERGENCE,
-                          CONTRARY)  # fmt: skip
-            return
-    rules, official = found["rules"], found["official"]
+    try:
+        official = official_convergence.check(of.submitted, of.round.usage, of.round.ruleset)
+        rules = official_convergence.check(_as_the_text_counts(of), of.round.usage, of.round.ruleset, "rules")
+    except official_convergence.Crash as crash:
+        yield Finding("convergence", WARNING, f"no reference convergence points: {crash}", None, CONVERGENCE,
+                      CONTRARY)  # fmt: skip
+        return
     agree = SAME if rules.passed == official.passed else CONTRARY
     if not rules.passed:
         also = "" if agree == SAME else "; the official checker lets it pass"
-        yield Finding("convergence", ERROR, _why(rules) + also, None, CONVERGENCE, agree)
+        if scaled := _scaled(of, official.passed):
+            agree = NOT_CHECKED if official.passed else CONTRARY
+        yield Finding("convergence", WARNING if scaled else ERROR, _why(rules) + also + scaled, None, CONVERGENCE,
+                      agree)  # fmt: skip
     elif agree == CONTRARY:
         yield Finding("convergence", WARNING, f"the official checker refuses what the rules text allows: "
                       f"{official.message}", None, CONVERGENCE, CONTRARY)  # fmt: skip
@@ -188,3 +258,38 @@ def _convergence(of: Runs) -> Iterator[Finding]:
                 f"(the official checker: {official.factor:.5g})")  # fmt: skip
         yield Finding("convergence", WARNING, text, None, CONVERGENCE,
                       SAME if rules.factor == official.factor else CONTRARY)  # fmt: skip
+
+
+def _scaled(of: Runs, official_passed: bool) -> str:
+    """That the score of runs that converge too fast is scaled, in words; "" where it is not, and they are refused.
+
+    The committee says so in scaling.json. From v2.1 on the official checker writes one too, where it lets runs pass
+    that are faster than the reference's mean: there the file says nothing of what else may be wrong.
+    """
+    version = of.round.version[:2]
+    by_committee = of.round.usage == "training" and (version == (2, 0) or (version >= (2, 1) and not official_passed))
+    if not by_committee or not (of.folder.path / SCALING).is_file():
+        return ""
+    return f"; {SCALING} says that the score is scaled for it (training_rules, Score scaling)"
+
+
+def _as_the_text_counts(of: Runs) -> list[Submitted]:
+    """What runs needed to converge where logs may say it as the official checker does not read it, without options.
+
+    bert may say on a line of its own, train_samples, how many samples it needed (training_rules, Benchmark specific
+    rules; logs of v1.0 did so before). unet3d says epochs; the points of v3.1 and v4.0 count samples.
+    """
+    logs = list(zip(of.submitted or [], of.runs, strict=False))
+    if of.benchmark == "bert":
+        return [replace(one, units=run.samples_to_converge) if one.converged and run.samples_to_converge else one
+                for one, run in logs]  # fmt: skip
+    if of.benchmark == "unet3d" and (3, 1) <= of.round.version[:2] <= (4, 0):
+        return [_in_samples(one, run) for one, run in logs]
+    return of.submitted or []
+
+
+def _in_samples(one: Submitted, run: RunLog) -> Submitted:
+    """Of unet3d: an epoch is the images in whole batches, and no run takes as many epochs as samples."""
+    if not one.converged or not run.batch_size or one.units > _UNET3D_EPOCHS:
+        return one
+    return replace(one, units=one.units * math.ceil(_UNET3D_IMAGES / run.batch_size) * run.batch_size)

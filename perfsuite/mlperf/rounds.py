@@ -18,8 +18,7 @@ NUM_RUNS = {
 }  # fmt: skip
 """Runs that make a result. ncf: run 100, use the first 50 that converge."""
 HPC = ("cosmoflow", "deepcam", "oc20", "openfold")
-
-
+_DIVISIONS = {"closed": "closed", "close": "closed", "open": "open"}
 OWN = "own"
 
 
@@ -67,6 +66,11 @@ def parse(text: str, usage: str = "training") -> Round:
 def dropped(benchmark: str | None) -> int:
     """Runs that an olympic mean drops at each end, and how many of a result may fail to converge."""
     return 4 if benchmark == "unet3d" else 1
+
+
+def division(text: object) -> str | None:
+    """ "closed" or "open", however it is written; None for anything else."""
+    return _DIVISIONS.get(text.strip().casefold()) if isinstance(text, str) else None
 
 
 def refuse_unknown(played: Round) -> None:

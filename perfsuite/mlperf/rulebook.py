@@ -29,9 +29,13 @@ class Target:
     name: str | None = None
     """Of the metric, where a benchmark has several: the metadata of its evaluations says which."""
 
-    def reached(self, quality: Any) -> bool:
-        """Whether a logged quality is as good as the target; what is no number is not."""
-        if isinstance(quality, bool) or not isinstance(quality, int | float):
+    def reached(self, quality: float | None) -> bool:
+        """Whether a quality is as good as the target. What cannot be does not reach it: an error or a loss of 0 or
+        less, a share above 1, points above 100.
+        """
+        if quality is None or not math.isfinite(quality):
+            return False
+        if quality <= 0 or (self.higher_is_better and quality > (1 if self.value <= 1 else 100)):
             return False
         if self.strictly:
             return quality > self.value if self.higher_is_better else quality < self.value
@@ -48,11 +52,21 @@ class Schedule:
     skip: restricted.Evaluate | None
     """How many of the first evaluations are left out."""
     any_offset: bool
+    or_more_often: bool = False
+    """Whether more evaluations than these are as good; from v1.0 on they are to be at the same frequency."""
+    early_batches: float = 1
+    late_batches: float = 1
+    first_late_batches: float = 1
+    """Whole batches that an evaluation may be off, where the unit is samples."""
 
     def interval(self, batch: float) -> float:
         """Between evaluations; samples are rounded up to whole batches."""
-        every = float(self.every({"batch": batch, "math": math}))
+        every = self.unrounded(batch)
         return math.ceil(every / batch) * batch if self.unit == "samples" else every
+
+    def unrounded(self, batch: float) -> float:
+        """Between evaluations, as the rules say it."""
+        return float(self.every({"batch": batch, "math": math}))
 
     def first(self, batch: float) -> float:
         """The first evaluation."""
@@ -106,7 +120,7 @@ class Rulebook:
     def corrections(self, benchmark: str | None, division: str | None) -> list[Correction]:
         """Official rules that do not hold for this benchmark and division."""
         return [Correction(c["key"], c["why"], c["rule"]) for c in self._corrections
-                if c["benchmark"] == benchmark and c.get("division", division) == division]  # fmt: skip
+                if c.get("benchmark", benchmark) == benchmark and c.get("division", division) == division]  # fmt: skip
 
 
 def own_path(workload: str) -> Path:
@@ -135,7 +149,8 @@ def of(played: Round) -> Rulebook:
         raise ValueError(missing)
     document = json.loads(path.read_text(encoding="utf-8"))
     limits = next((one for one in document["init_limit_min"] if _within(one, played)), None)
-    benchmarks = {one["benchmark"]: _benchmark(one) for one in document["benchmarks"] if _within(one, played)}
+    often = not played.is_own and played.version[:2] <= _version(document.get("or_more_often_to", "0.0"))
+    benchmarks = {one["benchmark"]: _benchmark(one, often) for one in document["benchmarks"] if _within(one, played)}
     if played.is_own and not benchmarks:
         scales = ", ".join(one["scale"] for one in document["benchmarks"])
         raise ValueError(f"the rules of our own for {document['workload']} are of scale {scales}: give --round")
@@ -161,13 +176,15 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split("."))
 
 
-def _benchmark(one: dict[str, Any]) -> Benchmark:
+def _benchmark(one: dict[str, Any], or_more_often: bool) -> Benchmark:
     told = one.get("evaluation")
     schedule = told and Schedule(
         told["unit"],
         restricted.expression(told["every"]),
         restricted.expression(told["first"]) if "first" in told else None,
         told.get("any_offset", False),
+        or_more_often,
+        **{name: told[name] for name in ("early_batches", "late_batches", "first_late_batches") if name in told},
     )
     targets = tuple(Target(**target) for target in one["targets"])
     return Benchmark(

@@ -1,9 +1,12 @@
 """The facts of one run, from its log: when it ran, how it ended, what it reached, after how many samples.
 
 Keys differ between rounds: v0.5 ends with run_final and says whether it converged there; v0.6 and later end with
-run_stop and its status. Rules: training_policies, "Run Results".
+run_stop and its status, but for minigo of v0.6, whose models are evaluated after the clock: its eval_result says how
+long after run_start the first good one was saved. Rules: training_policies, "Run Results".
 """
 
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,10 @@ from perfsuite.mlperf.reader import Entry, Log
 
 _STOPS = ("run_stop", "run_final")
 _UNITS = ("samples_count", "epoch_num", "step_num", "epoch")
+_V06 = {"0.6"}
+_DECIMAL = re.compile(r"\d+(\.\d*)?([eE][-+]?\d+)?")
+_LISTED_METRICS = ("BBOX", "SEGM")
+"""What the two numbers of a list are: maskrcnn of v0.6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,10 @@ class Evaluation:
     """Name of the metadata that said so, e.g. "samples_count"."""
     metric: str | None
     """Which of several metrics of a benchmark."""
+    qualities: dict[str | None, float] = field(default_factory=dict)
+    """What of `quality` is a number that can be, by metric; None is the one number of a line that has one."""
+    key: str = "eval_accuracy"
+    """What the line is called; some benchmarks of the HPC suite have eval_error."""
 
 
 @dataclass(slots=True)
@@ -40,6 +51,7 @@ class RunLog:
     platform: str | None = None
     start_ms: float | None = None
     stop_ms: float | None = None
+    stop_line: int = 0
     status: str | None = None
     init_start_ms: float | None = None
     init_stop_ms: float | None = None
@@ -50,6 +62,10 @@ class RunLog:
     """Inside eval_start to eval_stop; None where the log has no such pair."""
     eval_start_ms: float | None = None
     """Of an evaluation that is not over; a helper of reading."""
+    samples_to_converge: float | None = None
+    """train_samples of a line after the evaluations, as bert may log it."""
+    saved_s: float | None = None
+    """eval_result of v0.6: how long after run_start the first model was saved that reached the target."""
     num_lines: int = 0
     num_faults: int = 0
 
@@ -74,6 +90,14 @@ class RunLog:
         return self.status == "success" and time_s is not None and time_s > 0
 
     @property
+    def timed(self) -> list[Evaluation]:
+        """The evaluations on the clock; all of them where the benchmark evaluates after it."""
+        if self.stop_ms is None:
+            return self.evaluations
+        before = [e for e in self.evaluations if e.time_ms <= self.stop_ms or e.line < self.stop_line]
+        return before or self.evaluations
+
+    @property
     def last(self) -> Evaluation | None:
         """The last evaluation on the clock: what the run ended with."""
         timed = [e for e in self.evaluations if self.stop_ms is None or e.time_ms <= self.stop_ms]
@@ -83,12 +107,16 @@ class RunLog:
 def summarise(log: Log) -> RunLog:
     """The facts of a log that was read."""
     run = RunLog(log.path, num_lines=len(log.entries), num_faults=len(log.faults))
+    is_v06 = log.formats == _V06
     for entry in log.entries:
-        _take(run, entry)
+        _take(run, entry, is_v06)
+    if run.stop_ms is None and run.start_ms is not None and run.saved_s is not None:
+        run.stop_ms = run.start_ms + 1e3 * run.saved_s
+        run.status = "success" if run.saved_s > 0 else "aborted"  # 0: no model reached the target
     return run
 
 
-def _take(run: RunLog, entry: Entry) -> None:
+def _take(run: RunLog, entry: Entry, is_v06: bool) -> None:
     if run.benchmark is None:
         run.benchmark = _text(entry.metadata.get("benchmark"))  # v0.5 names it on every line
     match entry.key:
@@ -103,7 +131,8 @@ def _take(run: RunLog, entry: Entry) -> None:
         case "run_start":
             run.start_ms = entry.time_ms if run.start_ms is None else run.start_ms
         case key if key in _STOPS:
-            run.stop_ms = entry.time_ms if run.stop_ms is None or key == "run_stop" else run.stop_ms
+            if run.stop_ms is None or key == "run_stop":
+                run.stop_ms, run.stop_line = entry.time_ms, entry.line
             run.status = _status(entry, run.status)
         case "init_start":
             run.init_start_ms = entry.time_ms if run.init_start_ms is None else run.init_start_ms
@@ -121,7 +150,11 @@ def _take(run: RunLog, entry: Entry) -> None:
         case "seed" | "run_set_random_seed":
             run.seeds.append(entry.value)
         case "eval_accuracy" | "eval_error":
-            run.evaluations.append(_evaluation(entry))
+            run.evaluations.append(_evaluation(entry, is_v06))
+        case "train_samples" if run.evaluations and _is_number(entry.value):
+            run.samples_to_converge = float(entry.value)
+        case "eval_result" if is_v06 and _is_number(entry.metadata.get("timestamp")):
+            run.saved_s = float(entry.metadata["timestamp"])
 
 
 def _status(entry: Entry, before: str | None) -> str | None:
@@ -133,13 +166,35 @@ def _status(entry: Entry, before: str | None) -> str | None:
     return before
 
 
-def _evaluation(entry: Entry) -> Evaluation:
+def _evaluation(entry: Entry, is_v06: bool) -> Evaluation:
     value, where = entry.value, entry.metadata
     if isinstance(value, dict) and "value" in value:  # v0.5: {"epoch": 3, "value": 0.63}
         where, value = {**where, **value}, value["value"]
     unit = next((name for name in _UNITS if _is_number(where.get(name))), None)
-    return Evaluation(entry.line, entry.time_ms, value, float(where[unit]) if unit else None, unit,
-                      _text(where.get("metric")))  # fmt: skip
+    metric = _text(where.get("metric"))
+    return Evaluation(entry.line, entry.time_ms, value, float(where[unit]) if unit else None, unit, metric,
+                      _qualities(value, metric, is_v06), entry.key)  # fmt: skip
+
+
+def _qualities(value: Any, metric: str | None, is_v06: bool) -> dict[str | None, float]:
+    """Numbers by metric, of each form that rounds log them in.
+
+    v0.6 alone has text of a number, {"accuracy": ...} around it, and a list of two; from v0.7 on a quality is a number,
+    or several by metric.
+    """
+    if is_v06 and isinstance(value, dict) and "accuracy" in value:
+        value = value["accuracy"]
+    if is_v06 and isinstance(value, list) and len(value) == len(_LISTED_METRICS):
+        value = dict(zip(_LISTED_METRICS, value, strict=True))
+    named = value if isinstance(value, dict) else {None: value, metric: value}
+    numbers = {name: _quality(one, is_v06) for name, one in named.items()}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
+def _quality(value: Any, is_v06: bool) -> float | None:
+    if is_v06 and isinstance(value, str) and _DECIMAL.fullmatch(value):
+        value = float(value)
+    return float(value) if _is_number(value) and math.isfinite(value) else None
 
 
 def _is_number(value: Any) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from perfsuite.mlperf import (
+    case,
     check_folder,
     check_log,
     convergence,
@@ -36,7 +37,7 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         log = reader.read_content(path, data)
         run = run_log.summarise(log)
         answer = official_check.check(data, played.usage, played.ruleset) if known else None
-        found = check_log.check(check_log.Case(log, run, rules, answer))
+        found = check_log.check(case.Case(log, run, rules, answer))
         try:
             if known:
                 submitted.append(official_convergence.read(data, played.ruleset))
@@ -47,8 +48,11 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         answers.append(answer)
         logs.append(_log(path, found, answer))
     valid = [one["valid"] for one in logs]
-    together = check_folder.Runs(folder, played, runs, seeds, valid, None if crashed or played.is_own else submitted)
+    by_official = [answer.valid for answer in answers] if known else None
+    read = None if crashed or played.is_own else submitted
+    together = check_folder.Runs(folder, played, runs, seeds, valid, by_official, read)
     whole = [*_layout(folder, played), *check_folder.check(together)]
+    each = len(logs) == 1 and not together.is_pruned
     return {
         "label": folder.label,
         "path": str(folder.path),
@@ -56,10 +60,10 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         "division": together.division,
         "round": played.name,
         "rules": rulebook.said(played),
-        "valid": not any(finding.severity == ERROR for finding in whole) and (len(logs) > 1 or all(valid)),
+        "valid": not any(finding.severity == ERROR for finding in whole) and (not each or all(valid)),
         "findings": [asdict(finding) for finding in whole],
         "logs": logs,
-        "official": _official(together, whole, answers, crashed) if known else None,
+        "official": _official(together, answers, crashed) if known else None,
     }
 
 
@@ -86,17 +90,15 @@ def _layout(folder: Folder, played: Round) -> Iterator[Finding]:
     yield from system_fields.check(path, played)
 
 
-def _official(
-    of: check_folder.Runs, whole: list[Finding], answers: list[Any], crashed: str | None
-) -> dict[str, Any]:
+def _official(of: check_folder.Runs, answers: list[Any], crashed: str | None) -> dict[str, Any]:
     """The official package checker's parts on one folder. It accepts one log that does not comply (four of unet3d)."""
     wrong = sum(not answer.valid for answer in answers)
     wanted = rounds.NUM_RUNS.get(of.benchmark or "")
     if of.benchmark == "ncf":
         wanted = 10  # the official table's number
     enough = wanted is None or (len(answers) >= wanted if of.folder.scaling == "weak" else len(answers) == wanted)
-    checked = of.division == "closed" and of.round.version >= official_convergence.FIRST_RULESET
-    seeds_good = all(of.seeds) and not any(f.rule == "seeds" and f.severity == ERROR for f in whole)
+    checked = of.stated_division == "closed" and of.round.version >= official_convergence.FIRST_RULESET
+    seeds_good = all(of.seeds) and check_folder.logged_twice(of) is None
     found, why = _official_convergence(of, crashed) if checked and of.benchmark != "minigo" else (None, None)
     accepted = wrong <= rounds.dropped(of.benchmark)
     return {
