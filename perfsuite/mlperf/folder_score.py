@@ -7,6 +7,7 @@ from perfsuite.mlperf import (
     convergence,
     official_convergence,
     official_files,
+    official_run,
     official_score,
     own_class,
     power_log,
@@ -15,7 +16,7 @@ from perfsuite.mlperf import (
     score_curves,
     scoring,
 )
-from perfsuite.mlperf.official_score import OfficialRun
+from perfsuite.mlperf.official_run import OfficialRun
 from perfsuite.mlperf.results import Folder
 from perfsuite.mlperf.rounds import Round
 from perfsuite.mlperf.run_log import RunLog, summarise
@@ -34,7 +35,7 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         data = reader.content(path)
         logs.append(summarise(reader.read_content(path, data)))
         if known:
-            official.append(official_score.read(data, played.usage, played.ruleset))
+            official.append(official_run.read(path, data, played.usage, played.ruleset))
     benchmark = _one({log.benchmark for log in logs} - {None}) or folder.benchmark
     described = folder.system_description() or {}
     division = described.get("division") or _one({log.division for log in logs} - {None})
@@ -68,7 +69,7 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         "convergence": {mode: asdict(check) for mode, check in checks.items()} if checks else None,
         "convergence_why": why_no_check,
         "convergence_counts": checks is not None and division == "closed",
-        "official": _official(official, folder, division, played) if known else None,
+        "official": _official(official, folder, benchmark, division, played) if known else None,
         "energy": _energy(folder, found),
         "runs": [scoring.as_json(run) for run in found.runs],
         "footnote": FOOTNOTE,
@@ -118,16 +119,14 @@ def _own_convergence(
         return None, str(reason)
 
 
-def _official(official: list[OfficialRun], folder: Folder, division: str | None, played: Round) -> dict[str, Any]:
-    said = official_score.score(official, folder.benchmark, division, played.usage, played.ruleset)
-    return {
-        "score_min": said.minutes,
-        "unscaled_min": said.unscaled_minutes,
-        "num_dropped": said.num_dropped,
-        "factor": said.convergence.factor if said.convergence else 1.0,
-        "convergence": said.convergence.message if said.convergence else None,
-        "convergence_passed": said.convergence.passed if said.convergence else None,
-        "crashed": said.crashed or next((run.answer.crashed for run in official if run.answer.crashed), None),
+def _official(
+    official: list[OfficialRun], folder: Folder, benchmark: str | None, division: str | None, played: Round
+) -> dict[str, Any]:
+    said = official_score.score(folder, official, played, benchmark=benchmark, division=division)
+    found = said.convergence
+    return asdict(said) | {
+        "convergence": found.message if found else None,
+        "convergence_passed": found.passed if found else None,
     }
 
 

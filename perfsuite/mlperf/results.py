@@ -36,6 +36,8 @@ class Folder:
     """ "strong" or "weak" in the HPC suite."""
     root: Path | None = None
     """The organisation's folder, which holds results/ and systems/."""
+    in_odd_place: bool = False
+    """Whether it lies in a submission, and not where a submission has its logs (pruned_results of the HPC suite)."""
 
     @property
     def label(self) -> str:
@@ -97,7 +99,7 @@ def _folder(path: Path, logs: tuple[Path, ...], named: bool) -> Folder:
     below = parts[at + 1 :] if at is not None else ()
     if (path / RECORD_FILE).is_file():  # of ours, wherever it lies
         return Folder(path, logs, named)
+    root = Path(*parts[:at]) if at is not None else None
     if len(below) not in (2, 3) or (len(below) == 3 and below[1] not in ("strong", "weak")):
-        return Folder(path, logs, named)
-    root = Path(*parts[:at])
+        return Folder(path, logs, named, in_odd_place=root is not None and (root / "systems").is_dir())
     return Folder(path, logs, named, root.name, below[0], below[-1], below[1] if len(below) == 3 else None, root)

@@ -35,7 +35,7 @@ def _official(one: dict[str, Any]) -> list[str]:
     said = one["official"]
     if said is None or said["accepted"] or len(one["logs"]) == 1:
         return []
-    return [f"not accepted: {said}"]
+    return said["why"]
 
 
 def _clean(text: str) -> str:

@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from perfsuite.mlperf import official_package
+
 WIDTH = 120
 _STYLES = {"error": "red", "warning": "yellow"}
 _MOST_LOGS = 3
@@ -76,23 +78,16 @@ def _official(one: dict[str, Any]) -> list[RenderableType]:
         return [Text(f"the official checkers have no rules of {one['round']}: {one['label']}")]
     valid = said["accepted"] if len(one["logs"]) > 1 else bool(one["logs"][0]["official_valid"])
     parts: list[RenderableType] = [_head(one, valid)]
-    if said["num_runs_right"] is False and len(one["logs"]) > 1:
-        parts.append(Text("    error: the number of logs is not the benchmark's"))
-    if said["seeds_right"] is False:
-        parts.append(Text("    error: the seed checker fails"))
-    if said["convergence_passed"] is False or (said["convergence_passed"] is None and said["convergence"]):
-        parts.append(Text(f"    error: the convergence checker: {said['convergence']}"))
+    if said["passed_over"]:
+        parts.append(Text(f"    warning: the package checker passes it over: {said['passed_over']}"))
+    if len(one["logs"]) > 1:
+        parts += [Text(f"    error: {why}") for why in said["why"]]
     for log in one["logs"]:
         if log["official_crashed"]:
             parts.append(Text(f"    {log['log']}: ends with a traceback: {log['official_crashed']}"))
-        parts += [Text(f"    {log['log']}: {_told(message)}") for message in log["official_messages"]]
+        told = map(official_package.in_short, log["official_messages"])
+        parts += [Text(f"    {log['log']}: {message}") for message in told]
     return parts
-
-
-def _told(message: str) -> str:
-    first, _, rest = message.partition("\n")
-    failed = rest.partition("failed test:")[2].strip().split("\n")[0]
-    return first + (f"; failed test: {failed}" if failed else "")
 
 
 def differences(found: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> RenderableType:
