@@ -70,6 +70,9 @@ def score(
 ) -> OfficialScore:
     """What it prints of a folder. benchmark, division: what the logs say, for a folder outside a submission."""
     said = OfficialScore()
+    if folder.in_odd_place:
+        said.passed_over = "the folder lies where the official tools do not look"
+        return said
     described = official_system.read(folder, played, division)
     benchmark = folder.benchmark if folder.root is not None else benchmark
     benchmark = _ALIASES.get(benchmark, benchmark)
@@ -91,8 +94,6 @@ def score(
         said.crashed = str(crash)
     said.crashed = described.summarizer_crashed or said.crashed
     said.passed_over = described.passed_over
-    if folder.in_odd_place:
-        said.passed_over = "the folder lies where the official tools do not look"
     if said.crashed or said.passed_over:
         said.score_min = said.settled_min = said.throughput = said.energy_j = None
     return said

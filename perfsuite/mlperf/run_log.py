@@ -1,7 +1,8 @@
 """The facts of one run, from its log: when it ran, how it ended, what it reached, after how many samples.
 
-Keys differ between rounds: v0.5 ends with run_final and says whether it converged there; v0.6 and later end with
-run_stop and its status. Rules: training_policies, "Run Results".
+Keys differ between rounds: v0.5 ends with run_final, and run_stop says whether it converged or says nothing, then what
+counts is whether the last evaluation reached the log's eval_target; v0.6 and later say so in the status of run_stop.
+Rules: training_policies, "Run Results".
 """
 
 from dataclasses import dataclass, field
@@ -50,6 +51,8 @@ class RunLog:
     """Inside eval_start to eval_stop; None where the log has no such pair."""
     eval_start_ms: float | None = None
     """Of an evaluation that is not over; a helper of reading."""
+    eval_target: float | None = None
+    """v0.5: the quality to reach, of which more is better."""
     num_lines: int = 0
     num_faults: int = 0
 
@@ -85,6 +88,10 @@ def summarise(log: Log) -> RunLog:
     run = RunLog(log.path, num_lines=len(log.entries), num_faults=len(log.faults))
     for entry in log.entries:
         _take(run, entry)
+    if run.status is None and run.stop_ms is not None and run.eval_target is not None:
+        last = run.last
+        reached = last is not None and _is_number(last.quality) and last.quality >= run.eval_target
+        run.status = "success" if reached else "aborted"
     return run
 
 
@@ -120,6 +127,8 @@ def _take(run: RunLog, entry: Entry) -> None:
                 run.batch_size = entry.value
         case "seed" | "run_set_random_seed":
             run.seeds.append(entry.value)
+        case "eval_target" if _is_number(entry.value):
+            run.eval_target = entry.value
         case "eval_accuracy" | "eval_error":
             run.evaluations.append(_evaluation(entry))
 
@@ -128,8 +137,8 @@ def _status(entry: Entry, before: str | None) -> str | None:
     status = entry.metadata.get("status")
     if isinstance(status, str):
         return status
-    if isinstance(entry.value, dict) and isinstance(entry.value.get("success"), bool):  # v0.5
-        return "success" if entry.value["success"] else "aborted"
+    if isinstance(entry.value, dict) and "success" in entry.value:  # v0.5; some say it as text
+        return "success" if entry.value["success"] in (True, "true", "True") else "aborted"
     return before
 
 
