@@ -34,7 +34,8 @@ def render(found: list[dict[str, Any]], official: bool) -> RenderableType:
 
 def _head(one: dict[str, Any], valid: bool, passed_over: bool = False) -> Text:
     text = Text()
-    text.append("no error " if passed_over and valid else "valid    " if valid else "NOT VALID", style="green" if valid else "bold red")
+    word = "no error " if passed_over and valid else "valid    " if valid else "NOT VALID"
+    text.append(word, style="green" if valid else "bold red")
     text.append(f"  {one['label']}  ({one['benchmark'] or 'unknown benchmark'}, {one['division'] or 'no division'}, "
                 f"{len(one['logs'])} logs)")  # fmt: skip
     return text
