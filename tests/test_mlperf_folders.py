@@ -110,6 +110,17 @@ def seed_of(value):
     return change
 
 
+def batch_sizes(of_one, others=32):
+    def change(root):
+        for i in range(10):
+            size = {"global_batch_size": of_one if i == 0 else others}
+            events = logs.run(15, seed=i, **size)
+            events = events if size["global_batch_size"] is not None else logs.without(events, "global_batch_size")
+            logs.write(folder_of(root) / f"result_{i}.txt", events)
+
+    return change
+
+
 def parameters(text, above=False):
     def change(root):
         seed_of(2)(root)  # the same as another's
@@ -174,6 +185,9 @@ CHANGES = {
     "a seed that is text": seed_of("x"),
     "a seed that is a number in text": seed_of("77"),
     "a seed that is a fraction of another": seed_of(2.5),
+    "two batch sizes": batch_sizes(64),
+    "a batch size that is a whole fraction": batch_sizes(32.0),
+    "no batch size": batch_sizes(None, None),
     "parameters": parameters("seed-checker-bypass"),
     "parameters of the system": parameters("x\nseed-checker-bypass", above=True),
     "parameters with a last newline": parameters("seed-checker-bypass\n"),
