@@ -37,7 +37,7 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
     if official and not round_name:
         raise click.UsageError("--official needs --round: the official rules differ from round to round")
     played = rounds.parse(round_name) if round_name else None
-    if played:
+    if played and (official or played not in rounds.WITHOUT_OFFICIAL_RULES):
         rounds.refuse_unknown(played)
 
     def scored(where: Path) -> list[dict[str, Any]]:
@@ -73,6 +73,7 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
 def _good(found: dict[str, Any], official: bool) -> bool:
     if official:
         said = found["official"]
-        return bool(said and said["score_min"] is not None and said["convergence_passed"] is not False)
+        shown = said and (said["score_min"] is not None or said["throughput"])
+        return bool(shown and said["convergence_passed"] is not False)
     failed = found["convergence_counts"] and not found["convergence"]["rules"]["passed"]
     return found["score_min"] is not None and not failed

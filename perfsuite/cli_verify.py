@@ -62,4 +62,4 @@ def _valid(one: dict[str, Any], official: bool) -> bool:
     if not official:
         return one["valid"]
     said = one["official"]
-    return bool(said) and (said["accepted"] if len(one["logs"]) > 1 else one["logs"][0]["official_valid"])
+    return bool(said) and (one["logs"][0]["official_valid"] if one["one_log"] else said["accepted"])

@@ -24,7 +24,6 @@ COUNT = "training_rules, Benchmark Results"
 LAYOUT = "submission rules, Submission structure"
 CONVERGENCE = "training_rules, Reference Convergence Points"
 THROUGHPUT = "hpc_training_rules, Run Results, Throughput"
-PRUNED = "pruned_results"
 SCALING = "scaling.json"
 _UNET3D_IMAGES = 168
 _UNET3D_EPOCHS = 10_000
@@ -81,11 +80,6 @@ class Runs:
         """ "closed" or "open", however it is written."""
         return rounds.division(self.stated_division) or self.stated_division
 
-    @property
-    def is_pruned(self) -> bool:
-        """Whether these are logs that a throughput result of the HPC suite left out: they are no result."""
-        return self.round.usage == "hpc" and self.folder.path.name == PRUNED
-
 
 def seeds_of(log: Log) -> list[tuple[Any, Any, Any]]:
     """(file, line, seed) of every seed of a log."""
@@ -95,7 +89,7 @@ def seeds_of(log: Log) -> list[tuple[Any, Any, Any]]:
 
 def check(of: Runs) -> list[Finding]:
     """All findings on the folder as a whole."""
-    if of.is_pruned:
+    if of.folder.is_pruned:
         return list(_pruned(of))
     found = [*_count(of), *_failed(of), *_same(of), *_seeds(of)]
     if of.round.is_own:

@@ -7,6 +7,7 @@ from perfsuite.mlperf import (
     convergence,
     official_convergence,
     official_files,
+    official_run,
     official_score,
     own_class,
     power_log,
@@ -14,12 +15,15 @@ from perfsuite.mlperf import (
     rulebook,
     score_curves,
     scoring,
+    throughput,
 )
-from perfsuite.mlperf.official_score import OfficialRun
+from perfsuite.mlperf.official_run import OfficialRun
 from perfsuite.mlperf.results import Folder
 from perfsuite.mlperf.rounds import Round
 from perfsuite.mlperf.run_log import RunLog, summarise
 from perfsuite.mlperf.score import FOOTNOTE
+
+BEFORE_REFERENCES = "rounds before 1.0 have no reference convergence points"
 
 
 def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[str, Any]:
@@ -28,23 +32,30 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
     A record of ours has rules of its own (own_class). detailed: with "curves", what a page draws. Raises ValueError
     where a log cannot be opened.
     """
-    logs, official = [], []
+    logs, official, scales = [], [], []
     known = played is not None and not played.is_own and played.ruleset in official_files.rulesets(played.usage)
     for path in folder.logs:
         data = reader.content(path)
-        logs.append(summarise(reader.read_content(path, data)))
+        log = reader.read_content(path, data)
+        logs.append(summarise(log))
+        scales.append(throughput.instance_scale(log))
         if known:
-            official.append(official_score.read(data, played.usage, played.ruleset))
+            official.append(official_run.read(path, data, played.usage, played.ruleset))
     benchmark = _one({log.benchmark for log in logs} - {None}) or folder.benchmark
     described = folder.system_description() or {}
     division = described.get("division") or _one({log.division for log in logs} - {None})
+    weak = folder.scaling == "weak"
     if played is not None and played.is_own:
         found = scoring.score(logs, benchmark, own_class.rules_of(played).num_runs)
         checks, why_no_check = _own_convergence(folder, found, played)
     else:
-        found = scoring.score(logs, benchmark)
-        checks, why_no_check = _convergence(found, official, benchmark, division, played if known else None)
-    factor = checks["rules"].factor if checks and division == "closed" else 1.0
+        found = throughput.score(logs, benchmark) if weak else scoring.score(logs, benchmark)
+        checks, why_no_check = _convergence(found, official, benchmark, division, played)
+    if folder.is_pruned:
+        found.time_s, found.ci95_s, found.why = None, None, "pruned logs are no result"
+    elif folder.in_odd_place:
+        found.notes.append("lies where a submission has no results: these are logs, not a result")
+    factor = checks["rules"].factor if checks and division == "closed" and not weak else 1.0
     time_s = found.time_s * factor if found.time_s is not None else None
     return {
         "label": folder.label,
@@ -55,10 +66,11 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         "benchmark": benchmark,
         "division": division,
         "round": played.name if played else None,
-        "rules": rulebook.said(played) if played else "no round was given: runs that make a result, olympic mean",
+        "rules": _rules(played, known),
         "score_min": time_s / 60 if time_s is not None else None,
         "ci95_min": [bound * factor / 60 for bound in found.ci95_s] if found.ci95_s else None,
         "unscaled_min": found.time_s / 60 if found.time_s is not None else None,
+        "throughput": throughput.reported(found, scales, described) if weak else None,
         "why": found.why,
         "notes": found.notes,
         "num_runs": len(logs),
@@ -68,12 +80,20 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         "convergence": {mode: asdict(check) for mode, check in checks.items()} if checks else None,
         "convergence_why": why_no_check,
         "convergence_counts": checks is not None and division == "closed",
-        "official": _official(official, folder, division, played) if known else None,
+        "official": _official(official, folder, benchmark, division, played) if known else None,
         "energy": _energy(folder, found),
         "runs": [scoring.as_json(run) for run in found.runs],
         "footnote": FOOTNOTE,
         **({"curves": score_curves.curves(found, benchmark, played)} if detailed else {}),
     }
+
+
+def _rules(played: Round | None, known: bool) -> str:
+    if played is None:
+        return "no round was given: runs that make a result, olympic mean"
+    if known or played.is_own:
+        return rulebook.said(played)
+    return f"{played.name}: runs that make a result, olympic mean; the official package has no rules of it"
 
 
 def _one(values: set[Any]) -> Any:
@@ -93,7 +113,9 @@ def _convergence(
 ) -> tuple[dict[str, convergence.Convergence] | None, str | None]:
     """(the check in each reading, None), or (None, why there is none)."""
     if played is None:
-        return None, "no round was given, or the installed official package has no rules of it"
+        return None, "no round was given"
+    if played.version < official_convergence.FIRST_RULESET:
+        return None, BEFORE_REFERENCES
     if division != "closed":
         return None, "only the closed division is held against reference convergence points"
     crashed = next((run.crashed for run in official if run.crashed), None)
@@ -118,16 +140,14 @@ def _own_convergence(
         return None, str(reason)
 
 
-def _official(official: list[OfficialRun], folder: Folder, division: str | None, played: Round) -> dict[str, Any]:
-    said = official_score.score(official, folder.benchmark, division, played.usage, played.ruleset)
-    return {
-        "score_min": said.minutes,
-        "unscaled_min": said.unscaled_minutes,
-        "num_dropped": said.num_dropped,
-        "factor": said.convergence.factor if said.convergence else 1.0,
-        "convergence": said.convergence.message if said.convergence else None,
-        "convergence_passed": said.convergence.passed if said.convergence else None,
-        "crashed": said.crashed or next((run.answer.crashed for run in official if run.answer.crashed), None),
+def _official(
+    official: list[OfficialRun], folder: Folder, benchmark: str | None, division: str | None, played: Round
+) -> dict[str, Any]:
+    said = official_score.score(folder, official, played, benchmark=benchmark, division=division)
+    found = said.convergence
+    return asdict(said) | {
+        "convergence": found.message if found else None,
+        "convergence_passed": found.passed if found else None,
     }
 
 

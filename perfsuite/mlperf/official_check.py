@@ -38,6 +38,8 @@ class Answer:
     warnings: list[str] = field(default_factory=list)
     crashed: str | None = None
     """How its traceback ends, where it gives no answer."""
+    num_faults: int = 0
+    """Lines that its parser cannot read."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class _Rules:
     end: tuple[tuple[str, restricted.Evaluate], ...]
 
 
-class _Crash(Exception):
-    """The official checker would end here with a traceback."""
+class Crash(Exception):
+    """The official code would end here with a traceback."""
 
 
 def check(data: bytes, usage: str, ruleset: str) -> Answer:
@@ -72,8 +74,8 @@ def check_lines(data: bytes, usage: str, ruleset: str) -> tuple[Answer, list[Lin
     official_files.rule_folder(usage, ruleset)
     said = _Messages()
     try:
-        lines, faults = _read(data, ruleset)
-        read = list(lines)  # rules may add lines of their own
+        lines, faults = read(data, ruleset)
+        of_the_log = list(lines)  # rules may add lines of their own
         if faults:
             said.always.append("Log lines had parsing errors.")
         if not lines:
@@ -83,12 +85,12 @@ def check_lines(data: bytes, usage: str, ruleset: str) -> tuple[Answer, list[Lin
         while waiting:
             applied += 1
             if applied > _MOST_FILES:  # a benchmark called "common" sends the official checker round and round
-                raise _Crash("no end: the log makes it apply the same rule files for ever")
+                raise Crash("no end: the log makes it apply the same rule files for ever")
             _apply(_rules(waiting.pop(0)), lines, said, waiting)
-    except _Crash as crash:
+    except Crash as crash:
         return Answer(False, crashed=str(crash)), []
     messages = [*said.by_key.values(), *said.always]
-    return Answer(not messages, messages, list(said.warnings.values())), read
+    return Answer(not messages, messages, list(said.warnings.values()), num_faults=len(faults)), of_the_log
 
 
 class _Messages:
@@ -103,7 +105,8 @@ class _Messages:
 # -- lines -------------------------------------------------------------------------------------------------------------
 
 
-def _read(data: bytes, ruleset: str) -> tuple[list[Line], list[str]]:
+def read(data: bytes, ruleset: str) -> tuple[list[Line], list[str]]:
+    """(lines, what could not be read) of a file in the format of a round. Raises Crash."""
     token = ":::MLL" if ruleset == "0.6.0" else ":::MLLOG "
     parse = _parse_v06 if ruleset == "0.6.0" else _parse_v07
     raw_token = token.encode()
@@ -120,7 +123,7 @@ def _read(data: bytes, ruleset: str) -> tuple[list[Line], list[str]]:
             faults.append(text)
         except (KeyError, TypeError, RecursionError, OverflowError) as error:
             line = data.count(b"\n", 0, at) + 1
-            raise _Crash(f"{type(error).__name__}: {error} (line {line})") from error
+            raise Crash(f"{type(error).__name__}: {error} (line {line})") from error
         number += 1
         at = data.find(raw_token, end)
     return lines, faults
@@ -148,7 +151,7 @@ def _parse_v06(number: int, text: str) -> Line:
 def _rules(name: str) -> _Rules:
     path = official_files.checker_folder() / name
     if not path.is_file():
-        raise _Crash(f"FileNotFoundError: there is no rule file {name}")
+        raise Crash(f"FileNotFoundError: there is no rule file {name}")
     begin, rules, end = None, {}, ()
     for record in official_files.yaml_records(path):
         (kind, body), *_ = record.items()
@@ -187,7 +190,7 @@ def _apply(rules: _Rules, lines: list[Line], said: _Messages, waiting: list[str]
         try:
             rules.begin(names)
         except Exception as error:
-            raise _Crash(f"{type(error).__name__}: {error}") from error
+            raise Crash(f"{type(error).__name__}: {error}") from error
     for key in rules.rules:
         said.by_key.pop(key, None)
     reported: dict[str, list[Any]] = {key: [] for key in rules.rules}
@@ -212,7 +215,7 @@ def _apply(rules: _Rules, lines: list[Line], said: _Messages, waiting: list[str]
             try:
                 passed[line.key] = passed.get(line.key, 0) + bool(rule.at_least_one[1](names))
             except Exception as error:
-                raise _Crash(f"{type(error).__name__}: {error} in {rule.at_least_one[0].strip()}") from error
+                raise Crash(f"{type(error).__name__}: {error} in {rule.at_least_one[0].strip()}") from error
         if "submission_" in line.key:
             once.add(line.key)
     for key, times in passed.items():
@@ -286,6 +289,6 @@ def _count(rules: _Rules, reported: dict[str, list[Any]], said: _Messages) -> No
         try:
             found = any(reported[key] for key in keys)
         except KeyError as error:
-            raise _Crash(f"KeyError: {error}") from error
+            raise Crash(f"KeyError: {error}") from error
         if not found:
             said.always.append(f"Required AT_LEAST_ONE occurrence of {' or '.join(repr(key) for key in keys)}")

@@ -65,6 +65,7 @@ def _read(data: bytes, ruleset: str) -> Submitted:
         if "submission_benchmark" in text:
             body = json.loads(text)
             benchmark = body["value"]
+            hash(benchmark)  # the official code looks it up in a set
         if "eval_error" in text or "eval_accuracy" in text:
             body = body or json.loads(text)
             if benchmark == "stable_diffusion":
@@ -90,25 +91,35 @@ def _read(data: bytes, ruleset: str) -> Submitted:
 
 def check(logs: list[Submitted], usage: str, ruleset: str, mode: str = "official") -> Convergence:
     """The answer on the logs of one folder, in the official checker's order of questions. Raises Crash."""
-    sizes, names = {repr(log.batch_size) for log in logs}, {repr(log.benchmark) for log in logs}
-    first = logs[0] if logs else Submitted(False, convergence.NOT_CONVERGED, -1, None)
-    mixed = len(sizes) > 1 or len(names) > 1
-    benchmark = None if mixed else first.benchmark
+    batch_size, benchmark = _common(logs)
     if benchmark not in NUM_RUNS[usage]:
         raise Crash(f"KeyError: {benchmark!r}")
     reference = reference_of(benchmark, usage, ruleset)
-    if first.batch_size == -1:
+    if batch_size == -1:
         return Convergence(mode, False, "Could not detect global_batch_size")
     drop = rounds.dropped(benchmark)
     if sum(not log.converged for log in logs) > drop:
         return Convergence(mode, False, "Insufficient convergence")
     try:
         return convergence.check(
-            reference, first.batch_size, [log.units for log in logs], num_runs=NUM_RUNS[usage][benchmark], drop=drop,
+            reference, batch_size, [log.units for log in logs], num_runs=NUM_RUNS[usage][benchmark], drop=drop,
             mode=mode, earlier_by=earlier_by(benchmark, ruleset, mode),
         )  # fmt: skip
     except TypeError as error:  # a batch size or a number of samples that is no number
         raise Crash(f"TypeError: {error}") from error
+
+
+def _common(logs: list[Submitted]) -> tuple[Any, Any]:
+    """(batch size, benchmark) of all logs; (-1, None) where two differ.
+
+    The official code lets logs without one pass before the first that has one, in whatever order the folder lists them;
+    they differ here, as they do there in every other order.
+    """
+    if not logs:
+        return -1, None
+    batch_size, benchmark = logs[0].batch_size, logs[0].benchmark
+    same = all(log.batch_size == batch_size and log.benchmark == benchmark for log in logs)
+    return (batch_size, benchmark) if same else (-1, None)
 
 
 def reference_of(benchmark: str, usage: str, ruleset: str) -> dict[float, list[float]]:

@@ -1,6 +1,8 @@
 """The files of the installed package mlperf-logging: found without importing it, and read as data only."""
 
+import ast
 import importlib.util
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,3 +43,24 @@ def yaml_records(path: Path) -> list[dict[str, Any]]:
 
     loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
     return yaml.load(path.read_text(encoding="utf-8"), Loader=loader) or []
+
+
+@cache
+def table(file: str, name: str) -> Any:
+    """A table of constants in a Python file of the package, read as data. Raises ValueError where it is not there."""
+    path = package_folder() / file
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+            return ast.literal_eval(node.value)
+    raise ValueError(f"{path} has no table {name}: install a version of mlperf-logging that has")
+
+
+def benchmarks(usage: str, ruleset: str) -> list[str]:
+    """Benchmarks of a round as the package checker and the summarizer know them; [] for a round that they lack."""
+    known = table("benchmark_meta.py", "_ALL_ALLOWED_BENCHMARKS").get(usage, {})
+    return known.get(ruleset) or known.get(ruleset.rpartition(".")[0]) or []
+
+
+def num_runs(usage: str) -> dict[str, int]:
+    """Runs of a result by the package checker and the summarizer; not by the rules in every case (ncf)."""
+    return table("benchmark_meta.py", "_ALL_RESULT_FILE_COUNTS").get(usage, {})

@@ -1,84 +1,159 @@
-"""The official summarizer's score of one folder, to the last digit.
+"""What the official summarizer prints of one folder, to the last digit.
 
-It takes logs that its compliance checker accepts, drops the rest as not converged, and multiplies by scaling.json,
-which its convergence check writes into the tree only after it was read: the first call on a tree gives another score
-than the second. Here the factor of the convergence check counts at once, and nothing is written.
+It takes logs that its compliance checker accepts, drops the rest as not converged, and multiplies by the factor in the
+folder's scaling.json. Its convergence check writes that file only after it was read, so that its first call on a tree
+may print another score than the second; both are told here, and nothing is written.
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from perfsuite.mlperf import official_check, official_convergence, rounds
+from perfsuite.mlperf import (
+    official_convergence,
+    official_files,
+    official_package,
+    official_power,
+    official_system,
+    rounds,
+)
 from perfsuite.mlperf.convergence import Convergence
-from perfsuite.mlperf.official_check import Answer, Line
-from perfsuite.mlperf.official_convergence import Submitted
+from perfsuite.mlperf.official_check import Crash
+from perfsuite.mlperf.official_run import OfficialRun
+from perfsuite.mlperf.results import Folder
+from perfsuite.mlperf.rounds import Round
+
+_ALIASES = {"mask": "maskrcnn"}
 
 
 @dataclass
-class OfficialRun:
-    """One log as the official tools see it."""
+class Throughput:
+    """The weak scaling metric of the HPC suite."""
 
-    answer: Answer
-    minutes: float | None
-    """None where the run is dropped: not compliant, or without run_start or run_stop."""
-    submitted: Submitted | None
-    """None where the convergence checker crashes on it."""
-    crashed: str | None = None
+    time_to_train_all_min: float
+    """First run_start to last run_stop."""
+    number_of_models: int
+    instance_scale: int | None
+    """Accelerators of each."""
 
 
 @dataclass
 class OfficialScore:
     """What the official summarizer says of a folder."""
 
-    minutes: float | None
-    """With the factor, where the convergence check gives one."""
-    unscaled_minutes: float | None
-    num_dropped: int
-    convergence: Convergence | None
+    score_min: float | None = None
+    """As a call on the tree prints it now; None where it prints none."""
+    settled_min: float | None = None
+    """As every later call prints it, once its convergence check has written scaling.json."""
+    unscaled_min: float | None = None
+    num_dropped: int = 0
+    scaling_factor: float = 1.0
+    """Of the folder's scaling.json, as it lies."""
+    factor: float = 1.0
+    """Of its convergence check."""
+    convergence: Convergence | None = None
     """None where its convergence checker crashes, or does not look: open division, rounds before 1.0."""
+    convergence_crashed: str | None = None
+    energy_j: float | None = None
+    """Where the folder has power logs: over the same runs, with the factor of scaling.json."""
+    throughput: Throughput | None = None
+    """Of a folder of weak scaling, which has no other score."""
     crashed: str | None = None
-
-
-def read(data: bytes, usage: str, ruleset: str) -> OfficialRun:
-    """One log. Raises ValueError for a ruleset that the official package lacks."""
-    answer, lines = official_check.check_lines(data, usage, ruleset)
-    minutes = _minutes(lines) if answer.valid else None
-    try:
-        return OfficialRun(answer, minutes, official_convergence.read(data, ruleset))
-    except official_convergence.Crash as crash:
-        return OfficialRun(answer, minutes, None, str(crash))
-
-
-def _minutes(lines: list[Line]) -> float | None:
-    """run_start to run_stop, as the summarizer looks for them: the last of each before both were seen."""
-    start = stop = None
-    for line in lines:
-        if line.key == "run_start":
-            start = line.timestamp
-        if line.key == "run_stop":
-            stop = line.timestamp
-        if start is not None and stop is not None:
-            return (float(stop) - float(start)) / 60 / 1000
-    return None
+    """How its traceback ends at this folder; it prints nothing of the whole organisation then."""
+    passed_over: str | None = None
+    """Why it prints nothing of this folder, without a traceback."""
 
 
 def score(
-    runs: list[OfficialRun], benchmark: str | None, division: str | None, usage: str, ruleset: str
+    folder: Folder, runs: Sequence[OfficialRun], played: Round, *, benchmark: str | None, division: str | None
 ) -> OfficialScore:
-    """The score of a folder's runs. `benchmark` is the folder's name, as the summarizer goes by it."""
-    minutes = sorted(run.minutes for run in runs if run.minutes is not None)
-    num_dropped, drop = len(runs) - len(minutes), rounds.dropped(benchmark)
-    unscaled = None
-    if num_dropped <= drop:
-        counted = minutes[drop : len(minutes) - (drop - num_dropped)]
-        unscaled = sum(counted) * 1.0 / len(counted) if counted else None
-    found, crashed = None, None
-    version = tuple(int(part) for part in ruleset.split("."))
-    if division == "closed" and version >= official_convergence.FIRST_RULESET and benchmark != "minigo":
-        crashed = next((run.crashed for run in runs if run.crashed), None)
-        if not crashed:
-            try:
-                found = official_convergence.check([run.submitted for run in runs], usage, ruleset)
-            except official_convergence.Crash as crash:
-                crashed = str(crash)
-    factor = found.factor if found else 1.0
-    return OfficialScore(unscaled * factor if unscaled is not None else None, unscaled, num_dropped, found, crashed)
+    """What it prints of a folder. benchmark, division: what the logs say, for a folder outside a submission."""
+    said = OfficialScore()
+    if folder.in_odd_place:
+        said.passed_over = "the folder lies where the official tools do not look"
+        return said
+    described = official_system.read(folder, played, division)
+    benchmark = folder.benchmark if folder.root is not None else benchmark
+    benchmark = _ALIASES.get(benchmark, benchmark)
+    if folder.root is not None and not folder.named_by_the_rules:
+        runs = []
+    ended = next((run.ends_the_summarizer for run in runs if run.ends_the_summarizer), None)
+    try:
+        if ended:
+            raise Crash(ended)
+        if folder.scaling == "weak":
+            said.throughput = _throughput(runs, benchmark, played)
+        else:
+            _strong(said, folder, runs, benchmark, played, described.division)
+        shown = said.throughput is not None or folder.scaling != "weak"
+        if shown and folder.root is not None and benchmark not in official_files.benchmarks(played.usage,
+                                                                                          played.ruleset):  # fmt: skip
+            raise Crash(f"AssertionError: {benchmark} is no benchmark of {played.name}, its table has no column of it")
+    except Crash as crash:
+        said.crashed = str(crash)
+    said.crashed = described.summarizer_crashed or said.crashed
+    said.passed_over = described.passed_over
+    if said.crashed or said.passed_over:
+        said.score_min = said.settled_min = said.throughput = said.energy_j = None
+    return said
+
+
+def _strong(
+    said: OfficialScore, folder: Folder, runs: Sequence[OfficialRun], benchmark: str | None, played: Round,
+    division: str | None,
+) -> None:  # fmt: skip
+    counted = sorted((run for run in runs if run.minutes is not None), key=lambda run: run.minutes)
+    drop = rounds.dropped(benchmark)
+    said.num_dropped = len(runs) - len(counted)
+    kept = slice(drop, len(counted) - (drop - said.num_dropped))
+    said.scaling_factor = _scaling_factor(folder.path)
+    power = folder.path / "power"
+    joules = [official_power.energy_j(power, run.path.name.partition(".")[0], run.minutes * 60 * 1000, played.ruleset)
+              for run in counted] if power.is_dir() else None  # fmt: skip
+    if said.num_dropped <= drop and counted[kept]:
+        minutes = [run.minutes for run in counted[kept]]
+        said.unscaled_min = sum(minutes) * 1.0 / len(minutes)
+        if joules is not None:
+            said.energy_j = sum(joules[kept]) * 1.0 / len(minutes) * said.scaling_factor
+    settled = _check_convergence(said, runs, played) if division == "closed" else said.scaling_factor
+    if said.unscaled_min is not None:
+        said.score_min = said.unscaled_min * said.scaling_factor
+        said.settled_min = said.unscaled_min * settled
+
+
+def _check_convergence(said: OfficialScore, runs: Sequence[OfficialRun], played: Round) -> float:
+    """The factor in scaling.json afterwards: it is written, or taken away, where there was a point to compare with."""
+    if played.version < official_convergence.FIRST_RULESET:
+        return said.scaling_factor
+    try:
+        said.convergence = official_package.convergence_of(runs, played)
+    except official_convergence.Crash as crash:  # which the summarizer passes over
+        said.convergence_crashed = str(crash)
+        return said.scaling_factor
+    said.factor = said.convergence.factor
+    return said.factor if said.convergence.reference is not None else said.scaling_factor
+
+
+def _scaling_factor(folder: Path) -> float:
+    path = folder / "scaling.json"
+    if not path.is_file():
+        return 1.0
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["scaling_factor"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise Crash(f"{type(error).__name__}: scaling.json: {error}") from error
+
+
+def _throughput(runs: Sequence[OfficialRun], benchmark: str | None, played: Round) -> Throughput | None:
+    """Weak scaling: of logs that comply; None where they are fewer than the runs of a result."""
+    counted = [run for run in runs if run.minutes is not None]
+    scales = {run.instance_scale for run in counted}
+    if len(scales - {None}) > 1:
+        raise Crash("AssertionError: the logs are of instances of several scales")
+    if benchmark not in official_files.num_runs(played.usage):
+        raise Crash(f"KeyError: {benchmark!r}")
+    if len(counted) < official_files.num_runs(played.usage)[benchmark]:
+        return None
+    first, last = min(run.start_ms for run in counted), max(run.stop_ms for run in counted)
+    return Throughput((last - first) / 60 / 1000, len(counted), next(iter(scales - {None}), None))

@@ -235,21 +235,9 @@ def _verdict(found: dict[str, Any]) -> dict[str, Any]:
     errors += [f"{log['log']}: {one['text']}" for log in found["logs"] for one in log["findings"]
                if one["severity"] == "error"]  # fmt: skip
     official = found["official"]
-    why = []
-    if official["logs_not_compliant"]:
-        message = next((m for log in found["logs"] for m in log["official_messages"]), "")
-        crashed = next((log["official_crashed"] for log in found["logs"] if log["official_crashed"]), None)
-        first, _, rest = message.partition("\n")
-        failed = rest.partition("failed test:")[2].strip().split("\n")[0]
-        told = crashed or first + (f" wanted {failed}" if failed else "")
-        why.append(f"{official['logs_not_compliant']} of {len(found['logs'])} logs do not comply: {told}")
-    if not official["num_runs_right"]:
-        why.append(f"{len(found['logs'])} logs are not the benchmark's number")
-    if official["seeds_right"] is False:
-        why.append("the seed checker fails")
-    if official["convergence"] and not official["convergence_passed"]:
-        why.append(f"the convergence checker: {official['convergence']}")
-    return {"valid": found["valid"], "errors": errors, "official": {"accepted": official["accepted"], "why": why}}
+    passed_over = official["passed_over"]  # without an error, but that is no acceptance
+    why = [*official["why"], *([f"it passes the folder over: {passed_over}"] if passed_over else [])]
+    return {"valid": found["valid"], "errors": errors, "official": {"accepted": not why, "why": why}}
 
 
 def refuse_conflicts(submission: Submission, root: Path) -> None:

@@ -6,15 +6,18 @@ results/<system>/strong|weak/<benchmark>/ (training_policies, "Submission struct
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from perfsuite.mlperf import rounds
 from perfsuite.record import RECORD_FILE
 
 _NUMBER = re.compile(r"(\d+)")
 _OTHER_LOGS = ("*.txt", "*.log", "*.out")
 _TOKEN = b":::ML"
+_SCALINGS = ("strong", "weak")
 _LOOKED_AT_BYTES = 1 << 20
 
 
@@ -36,6 +39,13 @@ class Folder:
     """ "strong" or "weak" in the HPC suite."""
     root: Path | None = None
     """The organisation's folder, which holds results/ and systems/."""
+    in_odd_place: bool = False
+    """Whether it lies in a submission that was asked for, and not where a submission has its results."""
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether it holds the logs that a submitter took out of a throughput result of the HPC suite."""
+        return self.path.name == "pruned_results"
 
     @property
     def label(self) -> str:
@@ -65,15 +75,30 @@ def find(path: Path) -> list[Folder]:
         if log.is_file():
             found.setdefault(log.parent, []).append(log)
     if found:
-        return [_folder(where, _in_order(logs), True) for where, logs in sorted(found.items())]
-    for pattern in _OTHER_LOGS:
-        for log in path.rglob(pattern):
-            if log.is_file() and _has_log_lines(log):
-                found.setdefault(log.parent, []).append(log)
+        folders = [_folder(where, _in_order(logs), True) for where, logs in found.items()]
+        folders = sorted([*folders, *_without_result_logs(path, found)], key=lambda folder: folder.path)
+        return [replace(folder, in_odd_place=folder.in_odd_place and folder.path != path) for folder in folders]
+    for log in _other_logs(path, "rglob"):
+        found.setdefault(log.parent, []).append(log)
     if not found:
         raise ValueError(f"{path} holds no MLPerf logs: no file result_<i>.txt, and no other with lines that begin "
                          "with :::MLLOG, :::MLL or :::MLPv")  # fmt: skip
     return [_folder(where, _in_order(logs), False) for where, logs in sorted(found.items())]
+
+
+def _without_result_logs(path: Path, found: Iterable[Path]) -> Iterator[Folder]:
+    """Folders of a submission that are called after a benchmark, and neither are nor hold one of `found`."""
+    seen = {above for where in found for above in (where, *where.parents)}
+    for where in path.rglob("*"):
+        if where.name in rounds.NUM_RUNS and where not in seen and where.is_dir():
+            folder = _folder(where, _in_order(_other_logs(where, "glob")), False)
+            if folder.root is not None and (folder.root / "systems").is_dir():
+                yield folder
+
+
+def _other_logs(path: Path, how: Literal["glob", "rglob"]) -> list[Path]:
+    return [log for pattern in _OTHER_LOGS for log in getattr(path, how)(pattern)
+            if log.is_file() and _has_log_lines(log)]  # fmt: skip
 
 
 def _in_order(logs: list[Path]) -> tuple[Path, ...]:
@@ -97,7 +122,7 @@ def _folder(path: Path, logs: tuple[Path, ...], named: bool) -> Folder:
     below = parts[at + 1 :] if at is not None else ()
     if (path / RECORD_FILE).is_file():  # of ours, wherever it lies
         return Folder(path, logs, named)
-    if len(below) not in (2, 3) or (len(below) == 3 and below[1] not in ("strong", "weak")):
-        return Folder(path, logs, named)
-    root = Path(*parts[:at])
+    root = Path(*parts[:at]) if at is not None else None
+    if len(below) not in (2, 3) or (len(below) == 3 and below[1] not in _SCALINGS):
+        return Folder(path, logs, named, in_odd_place=root is not None and (root / "systems").is_dir())
     return Folder(path, logs, named, root.name, below[0], below[-1], below[1] if len(below) == 3 else None, root)

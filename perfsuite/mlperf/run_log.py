@@ -1,8 +1,9 @@
 """The facts of one run, from its log: when it ran, how it ended, what it reached, after how many samples.
 
-Keys differ between rounds: v0.5 ends with run_final and says whether it converged there; v0.6 and later end with
-run_stop and its status, but for minigo of v0.6, whose models are evaluated after the clock: its eval_result says how
-long after run_start the first good one was saved. Rules: training_policies, "Run Results".
+Keys differ between rounds. v0.5 ends with run_final, and run_stop says whether it converged or says nothing: then what
+counts is whether the last evaluation reached the log's eval_target. v0.6 and later say so in the status of run_stop,
+but for minigo of v0.6, whose models are evaluated after the clock: its eval_result says how long after run_start the
+first good one was saved. Rules: training_policies, "Run Results".
 """
 
 import math
@@ -66,6 +67,8 @@ class RunLog:
     """train_samples of a line after the evaluations, as bert may log it."""
     saved_s: float | None = None
     """eval_result of v0.6: how long after run_start the first model was saved that reached the target."""
+    eval_target: float | None = None
+    """v0.5: the quality to reach, of which more is better."""
     num_lines: int = 0
     num_faults: int = 0
 
@@ -113,6 +116,10 @@ def summarise(log: Log) -> RunLog:
     if run.stop_ms is None and run.start_ms is not None and run.saved_s is not None:
         run.stop_ms = run.start_ms + 1e3 * run.saved_s
         run.status = "success" if run.saved_s > 0 else "aborted"  # 0: no model reached the target
+    if run.status is None and run.stop_ms is not None and run.eval_target is not None:
+        last = run.last
+        reached = last is not None and _is_number(last.quality) and last.quality >= run.eval_target
+        run.status = "success" if reached else "aborted"
     return run
 
 
@@ -149,6 +156,8 @@ def _take(run: RunLog, entry: Entry, is_v06: bool) -> None:
                 run.batch_size = entry.value
         case "seed" | "run_set_random_seed":
             run.seeds.append(entry.value)
+        case "eval_target" if _is_number(entry.value):
+            run.eval_target = entry.value
         case "eval_accuracy" | "eval_error":
             run.evaluations.append(_evaluation(entry, is_v06))
         case "train_samples" if run.evaluations and _is_number(entry.value):
@@ -161,8 +170,8 @@ def _status(entry: Entry, before: str | None) -> str | None:
     status = entry.metadata.get("status")
     if isinstance(status, str):
         return status
-    if isinstance(entry.value, dict) and isinstance(entry.value.get("success"), bool):  # v0.5
-        return "success" if entry.value["success"] else "aborted"
+    if isinstance(entry.value, dict) and "success" in entry.value:  # v0.5; some say it as text
+        return "success" if entry.value["success"] in (True, "true", "True") else "aborted"
     return before
 
 

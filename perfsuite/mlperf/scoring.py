@@ -75,6 +75,9 @@ def _run(log: RunLog) -> Run:
 
 
 def _olympic(chosen: list[Run], drop: int, result: Score) -> None:
+    if not chosen:
+        result.why = "the folder has no logs of runs"
+        return
     failed = sum(math.isinf(run.time_s) for run in chosen)
     if len(chosen) < 2 * drop + 1:
         result.notes.append(f"{len(chosen)} runs are too few for an olympic mean: the mean of all of them")

@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from perfsuite.mlperf.folder_score import BEFORE_REFERENCES
 from perfsuite.report.figures import si
 
 WIDTH = 120
@@ -18,7 +19,8 @@ def render(
     """What folder_score.score() returned for each folder, and what tie.judge() said of pairs of them."""
     parts: list[RenderableType] = [_table(found, official)]
     for one in found:
-        parts += [Text(f"{one['label']}: {line}") for line in remarks(one)]
+        told = remarks(one) + (_official_remarks(one["official"]) if official else [])
+        parts += [Text(f"{one['label']}: {line}") for line in told]
         if show_runs or len(found) == 1:
             parts.append(_runs(one))
     if compared:
@@ -47,13 +49,34 @@ def _table(found: list[dict[str, Any]], official: bool) -> Table:
         runs = f"{one['num_converged']}/{one['num_runs']}"
         cells = [where, one["benchmark"] or "?", _minutes(one["score_min"]), _interval(one), runs, _checks(one)]
         if official:
-            said = one["official"]
-            cells.append("none" if not said or said["score_min"] is None else repr(said["score_min"]))
+            cells.append(_official_minutes(one["official"]))
         if energy:
             joules = (one["energy"] or {}).get("energy_j")
             cells.append(si(joules, "J") if joules is not None else "-")
         table.add_row(*(Text(cell) for cell in cells))
     return table
+
+
+def _official_minutes(said: dict[str, Any] | None) -> str:
+    if said and said["throughput"]:
+        return repr(said["throughput"]["time_to_train_all_min"])
+    return "none" if not said or said["score_min"] is None else repr(said["score_min"])
+
+
+def _official_remarks(said: dict[str, Any] | None) -> list[str]:
+    """What the official tools do beside the figure."""
+    if said is None:
+        return []
+    lines = [f"the official summarizer prints nothing of it: {said['passed_over']}"] if said["passed_over"] else []
+    if said["convergence_crashed"]:
+        lines.append(f"the official convergence checker ends with a traceback here: {said['convergence_crashed']}")
+    if said["score_min"] != said["settled_min"]:
+        lines.append(f"the official summarizer prints {said['score_min']!r} now and {said['settled_min']!r} from its "
+                     "second call on: its convergence check writes scaling.json after it was read")  # fmt: skip
+    if said["throughput"]:
+        lines.append(f"the official summarizer counts {said['throughput']['number_of_models']} models of "
+                     f"{said['throughput']['instance_scale']} accelerators")  # fmt: skip
+    return lines
 
 
 def _minutes(value: float | None) -> str:
@@ -84,15 +107,18 @@ def remarks(one: dict[str, Any]) -> list[str]:
     """What is to be said of one result besides its figures, a line each."""
     lines = [f"no score: {one['why']}"] if one["why"] else []
     lines += one["notes"]
+    if one["throughput"]:
+        models, scale = one["throughput"]["num_models"], one["throughput"]["instance_scale"] or "an unknown number of"
+        lines.append(f"throughput: {models} models of {scale} accelerators each, from the first start to the last stop")
     if one["convergence"] and not one["convergence"]["rules"]["passed"]:
         lines.append(_why_failed(one["convergence"]["rules"]))
     if one["convergence"] and not one["convergence_counts"]:
         lines.append("open division: the convergence check tells, it does not count")
-    if not one["convergence"] and one["round"]:
+    if not one["convergence"] and one["round"] and one["convergence_why"] != BEFORE_REFERENCES:
         lines.append(f"convergence not checked: {one['convergence_why']}")
     said = one["official"]
     if said and said["crashed"]:
-        lines.append(f"the official tools end with a traceback here: {said['crashed']}")
+        lines.append(f"the official summarizer ends with a traceback here: {said['crashed']}")
     excess = [run for run in one["runs"] if run["init_excess_s"]]
     lines += [f"{run['log']}: initialisation was {run['init_excess_s']:.0f} s over the limit, which counts as run time"
               for run in excess]  # fmt: skip

@@ -33,9 +33,9 @@ def _errors(findings: list[dict[str, Any]]) -> list[str]:
 
 def _official(one: dict[str, Any]) -> list[str]:
     said = one["official"]
-    if said is None or said["accepted"] or len(one["logs"]) == 1:
+    if said is None or said["accepted"] or one["one_log"]:
         return []
-    return [f"not accepted: {said}"]
+    return said["why"]
 
 
 def _clean(text: str) -> str:

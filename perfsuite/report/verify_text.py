@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from perfsuite.mlperf import official_package
+
 WIDTH = 120
 _STYLES = {"error": "red", "warning": "yellow"}
 _MOST_LOGS = 3
@@ -15,12 +17,13 @@ def render(found: list[dict[str, Any]], official: bool) -> RenderableType:
     parts: list[RenderableType] = []
     for one in found:
         parts += _official(one) if official else _rules(one)
-    valid = sum(bool(one["official"] and one["official"]["accepted"]) if official else one["valid"] for one in found)
+    valid = sum(_accepted(one) if official else one["valid"] for one in found)
+    passed_over = sum(bool(one["official"] and one["official"]["passed_over"]) for one in found) if official else 0
     by = "the official checkers" if official else "the rules text"
     logs = sum(len(one["logs"]) for one in found)
     rounds = list(dict.fromkeys(one["round"] for one in found))
-    parts.append(Text(f"{valid} of {len(found)} results ({logs} logs) are valid by {by}, {', '.join(rounds[:3])}",
-                      style="bold"))  # fmt: skip
+    parts.append(Text(f"{valid} of {len(found)} results ({logs} logs) are valid by {by}, {', '.join(rounds[:3])}"
+                      + (f"; {passed_over} of them are passed over" if passed_over else ""), style="bold"))  # fmt: skip
     parts += [Text(f"rules: {rules}", style="dim") for rules in dict.fromkeys(one["rules"] for one in found)]
     if not official and any(one["official"] for one in found):
         accepted = sum(one["official"]["accepted"] for one in found if one["official"])
@@ -29,9 +32,10 @@ def render(found: list[dict[str, Any]], official: bool) -> RenderableType:
     return Group(*parts)
 
 
-def _head(one: dict[str, Any], valid: bool) -> Text:
+def _head(one: dict[str, Any], valid: bool, passed_over: bool = False) -> Text:
     text = Text()
-    text.append("valid    " if valid else "NOT VALID", style="green" if valid else "bold red")
+    word = "no error " if passed_over and valid else "valid    " if valid else "NOT VALID"
+    text.append(word, style="green" if valid else "bold red")
     text.append(f"  {one['label']}  ({one['benchmark'] or 'unknown benchmark'}, {one['division'] or 'no division'}, "
                 f"{len(one['logs'])} logs)")  # fmt: skip
     return text
@@ -70,29 +74,27 @@ def _line(finding: dict[str, Any], where: str = "") -> Text:
     return text
 
 
+def _accepted(one: dict[str, Any]) -> bool:
+    if one["one_log"]:
+        return bool(one["logs"][0]["official_valid"])
+    return bool(one["official"] and one["official"]["accepted"])
+
+
 def _official(one: dict[str, Any]) -> list[RenderableType]:
     said = one["official"]
     if said is None:
         return [Text(f"the official checkers have no rules of {one['round']}: {one['label']}")]
-    valid = said["accepted"] if len(one["logs"]) > 1 else bool(one["logs"][0]["official_valid"])
-    parts: list[RenderableType] = [_head(one, valid)]
-    if said["num_runs_right"] is False and len(one["logs"]) > 1:
-        parts.append(Text("    error: the number of logs is not the benchmark's"))
-    if said["seeds_right"] is False:
-        parts.append(Text("    error: the seed checker fails"))
-    if said["convergence_passed"] is False or (said["convergence_passed"] is None and said["convergence"]):
-        parts.append(Text(f"    error: the convergence checker: {said['convergence']}"))
+    parts: list[RenderableType] = [_head(one, _accepted(one), bool(said["passed_over"]))]
+    if said["passed_over"]:
+        parts.append(Text(f"    warning: the package checker does not check it: {said['passed_over']}"))
+    if not one["one_log"]:
+        parts += [Text(f"    error: {why}") for why in said["why"]]
     for log in one["logs"]:
         if log["official_crashed"]:
             parts.append(Text(f"    {log['log']}: ends with a traceback: {log['official_crashed']}"))
-        parts += [Text(f"    {log['log']}: {_told(message)}") for message in log["official_messages"]]
+        told = map(official_package.in_short, log["official_messages"])
+        parts += [Text(f"    {log['log']}: {message}") for message in told]
     return parts
-
-
-def _told(message: str) -> str:
-    first, _, rest = message.partition("\n")
-    failed = rest.partition("failed test:")[2].strip().split("\n")[0]
-    return first + (f"; failed test: {failed}" if failed else "")
 
 
 def differences(found: list[tuple[dict[str, Any], list[dict[str, Any]]]]) -> RenderableType:
