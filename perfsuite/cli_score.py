@@ -15,7 +15,8 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document o
               help="E.g. 5.1 or hpc-3.0: adds the check of convergence and the official tools' own score.")  # fmt: skip
 @click.option("--against", type=click.Path(path_type=Path), metavar="FOLDER",
               help="Say whether the results differ from those in FOLDER or are a statistical tie.")  # fmt: skip
-@click.option("--official", is_flag=True, help="Show the score that the official summarizer gives (needs --round).")
+@click.option("--official", is_flag=True,
+              help="Show what the official summarizer prints of the tree as it lies (needs --round).")  # fmt: skip
 @click.option("--runs", "show_runs", is_flag=True, help="A line for each run.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
               help="Write a page of the results there.")  # fmt: skip
