@@ -25,6 +25,8 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
           html: Path | None, as_json: bool) -> int:  # fmt: skip
     """Score every folder of logs at or under PATH: olympic mean, interval, convergence, energy. Writes nothing there.
 
+    Given a round, whether each result is valid by the rules text is said too; `perfsuite verify` says why not.
+
     A record of perfsuite needs no --round: its workload has rules and reference points of its own.
 
     Exit code 1: a folder has no score, or does not pass the convergence check.

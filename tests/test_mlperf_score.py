@@ -318,3 +318,26 @@ def test_any_log_and_any_folder_will_do(tmp_path):
     assert "there is no file or folder" in str(invoke(tmp_path / "none").exception)
     (tmp_path / "empty").mkdir()
     assert "holds no MLPerf logs" in str(invoke(tmp_path / "empty").exception)
+
+
+def test_whether_a_result_is_valid_is_said_beside_its_score(tmp_path):
+    played = rounds.parse("6.1")
+    good = [run(60 + i, seed=i, evals=15) for i in range(10)]
+    fine = scored(tmp_path, good, "fine", played)
+    assert fine["valid"] is True and fine["errors"] == []
+    short = scored(tmp_path, good[:9], "short", played)
+    assert short["valid"] is False and short["errors"][0].startswith("9 runs; a result of llama31_8b has 10")
+    assert short["score_min"] is not None
+    without = scored(tmp_path, good, "without")
+    assert without["valid"] is None and without["errors"] is None
+    shown = invoke(tmp_path / "short", "--round", "6.1")
+    assert "not valid by the rules text: 9 runs" in shown.output
+
+
+def test_a_score_and_a_verdict_on_the_same_tree_agree(tmp_path):
+    from perfsuite.mlperf import verify
+
+    logs.submission(tmp_path / "Acme", [run(60 + i, seed=i) for i in range(9)])
+    (found,) = results.find(tmp_path)
+    played = rounds.parse("6.1")
+    assert folder_score.score(found, played)["valid"] is verify.verify(found, played)["valid"] is False

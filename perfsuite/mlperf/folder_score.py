@@ -6,21 +6,20 @@ from typing import Any
 from perfsuite.mlperf import (
     convergence,
     official_convergence,
-    official_files,
-    official_run,
     official_score,
     own_class,
     power_log,
-    reader,
     rulebook,
     score_curves,
     scoring,
+    seen,
     throughput,
+    verify,
 )
 from perfsuite.mlperf.official_run import OfficialRun
 from perfsuite.mlperf.results import Folder
 from perfsuite.mlperf.rounds import Round
-from perfsuite.mlperf.run_log import RunLog, summarise
+from perfsuite.mlperf.run_log import RunLog
 from perfsuite.mlperf.score import FOOTNOTE
 
 BEFORE_REFERENCES = "rounds before 1.0 have no reference convergence points"
@@ -29,18 +28,13 @@ BEFORE_REFERENCES = "rounds before 1.0 have no reference convergence points"
 def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[str, Any]:
     """One folder. Without a round the official reading and the convergence check are left out, with that reason.
 
-    A record of ours has rules of its own (own_class). detailed: with "curves", what a page draws. Raises ValueError
-    where a log cannot be opened.
+    A record of ours has rules of its own (own_class). valid, errors: as verify.verify() says, None without rules.
+    detailed: with "curves", what a page draws. Raises ValueError where a log cannot be opened.
     """
-    logs, official, scales = [], [], []
-    known = played is not None and not played.is_own and played.ruleset in official_files.rulesets(played.usage)
-    for path in folder.logs:
-        data = reader.content(path)
-        log = reader.read_content(path, data)
-        logs.append(summarise(log))
-        scales.append(throughput.instance_scale(log))
-        if known:
-            official.append(official_run.read(path, data, played.usage, played.ruleset))
+    looked = seen.look(folder, played)
+    known = seen.official_rules_of(played)
+    logs, official = [one.run for one in looked], [one.official for one in looked if one.official]
+    verified = verify.verify(folder, played, looked) if known or (played and played.is_own) else None
     benchmark = _one({log.benchmark for log in logs} - {None}) or folder.benchmark
     described = folder.system_description() or {}
     division = described.get("division") or _one({log.division for log in logs} - {None})
@@ -67,10 +61,12 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         "division": division,
         "round": played.name if played else None,
         "rules": _rules(played, known),
+        "valid": verified["valid"] if verified else None,
+        "errors": verify.errors(verified) if verified else None,
         "score_min": time_s / 60 if time_s is not None else None,
         "ci95_min": [bound * factor / 60 for bound in found.ci95_s] if found.ci95_s else None,
         "unscaled_min": found.time_s / 60 if found.time_s is not None else None,
-        "throughput": throughput.reported(found, scales, described) if weak else None,
+        "throughput": throughput.reported(found, [one.instance_scale for one in looked], described) if weak else None,
         "why": found.why,
         "notes": found.notes,
         "num_runs": len(logs),

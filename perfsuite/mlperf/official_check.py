@@ -4,7 +4,6 @@ Rules: the package mlperf-logging, compliance_checker/<usage>_<ruleset>/*.yaml. 
 traceback instead of an answer, that is the answer here too, in one line.
 """
 
-import json
 import math
 import re
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from perfsuite.mlperf import official_files, restricted
+from perfsuite.mlperf.reader import loads, token_lines
 
 _MOST_FILES = 20
 _LINE_V06 = re.compile(r"^:::MLL ([\d\.]+) ([A-Za-z0-9_]+) ?:\s+(.+)$")
@@ -109,14 +109,10 @@ def read(data: bytes, ruleset: str) -> tuple[list[Line], list[str]]:
     """(lines, what could not be read) of a file in the format of a round. Raises Crash."""
     token = ":::MLL" if ruleset == "0.6.0" else ":::MLLOG "
     parse = _parse_v06 if ruleset == "0.6.0" else _parse_v07
-    raw_token = token.encode()
     lines: list[Line] = []
     faults: list[str] = []
-    number, at = 0, data.find(raw_token)
-    while at >= 0:
-        ends = [end for end in (data.find(b"\n", at), data.find(b"\r", at)) if end >= 0]
-        end = min(ends, default=len(data))
-        text = data[data.rfind(raw_token, at, end) : end].decode("latin-1").strip()
+    for number, (at, raw) in enumerate(token_lines(data, token.encode())):
+        text = raw.decode("latin-1").strip()
         try:
             lines.append(parse(number, text))
         except ValueError:
@@ -124,15 +120,13 @@ def read(data: bytes, ruleset: str) -> tuple[list[Line], list[str]]:
         except (KeyError, TypeError, RecursionError, OverflowError) as error:
             line = data.count(b"\n", 0, at) + 1
             raise Crash(f"{type(error).__name__}: {error} (line {line})") from error
-        number += 1
-        at = data.find(raw_token, end)
     return lines, faults
 
 
 def _parse_v07(number: int, text: str) -> Line:
     if not text.startswith(":::MLLOG "):  # the token's blank was the end of the line
         raise ValueError("does not match regex")
-    body = json.loads(text[len(":::MLLOG ") :])
+    body = loads(text[len(":::MLLOG ") :])
     time_ms = float(body["time_ms"])
     return Line(text, time_ms, body["key"], {"value": body["value"], "metadata": body["metadata"]}, number)
 
@@ -141,7 +135,7 @@ def _parse_v06(number: int, text: str) -> Line:
     found = _LINE_V06.match(text)
     if found is None:
         raise ValueError("does not match regex")
-    return Line(text, float(found[1]), found[2], json.loads(found[3]), number)
+    return Line(text, float(found[1]), found[2], loads(found[3]), number)
 
 
 # -- rules -------------------------------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 It looks for the names of keys anywhere in a line, and takes the last evaluation before run_stop; so does this.
 """
 
-import json
 from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
 from perfsuite.mlperf import convergence, official_files, rounds
 from perfsuite.mlperf.convergence import Convergence
+from perfsuite.mlperf.reader import loads, token_lines
 
 _TOKEN = b":::MLLOG "
 _COUNT_SAMPLES = {"llama2_70b_lora", "flux1", "llama31_405b", "llama31_8b", "gpt_oss_20b", "deepseekv3_671b",
@@ -53,21 +53,20 @@ def read(data: bytes, ruleset: str) -> Submitted:
 def _read(data: bytes, ruleset: str) -> Submitted:
     converged, units, batch_size, benchmark, reached = False, convergence.NOT_CONVERGED, -1, None, None
     images: dict[Any, dict[Any, Any]] = defaultdict(dict)
-    for raw in data.replace(b"\r", b"\n").split(b"\n"):
-        at = raw.rfind(_TOKEN)
-        if at < 0 or not any(name in raw[at:] for name in _WANTED):
+    for _, raw in token_lines(data, _TOKEN):
+        if not any(name in raw for name in _WANTED):
             continue
-        text = raw[at + len(_TOKEN) :].decode("latin-1").strip()
+        text = raw[len(_TOKEN) :].decode("latin-1").strip()
         body = None
         if "global_batch_size" in text:
-            body = json.loads(text)
+            body = loads(text)
             batch_size = body["value"]
         if "submission_benchmark" in text:
-            body = json.loads(text)
+            body = loads(text)
             benchmark = body["value"]
             hash(benchmark)  # the official code looks it up in a set
         if "eval_error" in text or "eval_accuracy" in text:
-            body = body or json.loads(text)
+            body = body or loads(text)
             if benchmark == "stable_diffusion":
                 step = body["metadata"]["step_num" if ruleset == "3.1.0" else "samples_count"]
                 images[step][body["metadata"]["metric"]] = body["value"]
@@ -77,7 +76,7 @@ def _read(data: bytes, ruleset: str) -> Submitted:
             else:
                 reached = round(body["metadata"]["epoch_num"], 3)
         if "run_stop" in text:
-            body = body or json.loads(text)
+            body = body or loads(text)
             if body["key"] != "run_stop":
                 continue
             converged = body["metadata"]["status"] == "success"

@@ -231,13 +231,10 @@ def relabelled(log: bytes, labels: dict[str, str]) -> bytes:
 
 def _verdict(found: dict[str, Any]) -> dict[str, Any]:
     """What both checkers say of a folder, in short."""
-    errors = [one["text"] for one in found["findings"] if one["severity"] == "error"]
-    errors += [f"{log['log']}: {one['text']}" for log in found["logs"] for one in log["findings"]
-               if one["severity"] == "error"]  # fmt: skip
     official = found["official"]
     passed_over = official["passed_over"]  # without an error, but that is no acceptance
     why = [*official["why"], *([f"it passes the folder over: {passed_over}"] if passed_over else [])]
-    return {"valid": found["valid"], "errors": errors, "official": {"accepted": not why, "why": why}}
+    return {"valid": found["valid"], "errors": verify.errors(found), "official": {"accepted": not why, "why": why}}
 
 
 def refuse_conflicts(submission: Submission, root: Path) -> None:

@@ -2,51 +2,36 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-from perfsuite.mlperf import (
-    case,
-    check_folder,
-    check_log,
-    official_check,
-    official_files,
-    official_package,
-    official_run,
-    reader,
-    rulebook,
-    run_log,
-    system_fields,
-)
+from perfsuite.mlperf import check_folder, official_check, official_package, rulebook, seen, system_fields
 from perfsuite.mlperf.finding import ERROR, SAME, Finding
 from perfsuite.mlperf.results import Folder
 from perfsuite.mlperf.rounds import Round
+from perfsuite.mlperf.seen import Seen
 
 
-def verify(folder: Folder, played: Round) -> dict[str, Any]:
+def verify(folder: Folder, played: Round, logs: list[Seen] | None = None) -> dict[str, Any]:
     """One folder. Raises ValueError for an unknown round or a log that cannot be opened.
 
-    valid: by the rules text; official: what the official package checker says of the folder.
+    valid: by the rules text; official: what the official package checker says of the folder. logs: what seen.look()
+    found, where it was asked before.
     """
-    rules = rulebook.of(played)
-    known = not played.is_own and played.ruleset in official_files.rulesets(played.usage)
-    logs, runs, official, seeds = [], [], [], []
-    for path in folder.logs:
-        data = reader.content(path)
-        log = reader.read_content(path, data)
-        run = run_log.summarise(log)
-        said = official_run.read(path, data, played.usage, played.ruleset) if known else None
-        answer = said.answer if said else None
-        found = check_log.check(case.Case(log, run, rules, answer))
-        seeds.append(check_folder.seeds_of(log))
-        runs.append(run)
-        official.append(said)
-        logs.append(_log(path, found, answer))
-    valid = [one["valid"] for one in logs]
-    readable = known and all(said.submitted for said in official)
-    submitted = [said.submitted for said in official] if readable else None
-    by_official = [said.answer.valid for said in official] if known else None
-    together = check_folder.Runs(folder, played, runs, seeds, valid, by_official, submitted)
+    logs = seen.look(folder, played) if logs is None else logs
+    known = seen.official_rules_of(played)
+    official = [one.official for one in logs] if known else None
+    said = [_log(one) for one in logs]
+    valid = [one["valid"] for one in said]
+    readable = official is not None and all(one.submitted for one in official)
+    together = check_folder.Runs(
+        folder,
+        played,
+        [one.run for one in logs],
+        [one.seeds for one in logs],
+        valid,
+        [one.answer.valid for one in official] if official is not None else None,
+        [one.submitted for one in official] if readable else None,
+    )
     whole = [*_layout(folder, played), *check_folder.check(together)]
     each = len(logs) == 1 and not folder.is_pruned
     return {
@@ -59,20 +44,20 @@ def verify(folder: Folder, played: Round) -> dict[str, Any]:
         "rules": rulebook.said(played),
         "valid": not any(finding.severity == ERROR for finding in whole) and (not each or all(valid)),
         "findings": [asdict(finding) for finding in whole],
-        "logs": logs,
+        "logs": said,
         "official": asdict(official_package.check(folder, official, played, benchmark=together.benchmark,
                                                   division=together.division)) if known else None,
     }  # fmt: skip
 
 
-def _log(path: Path, found: list[Finding], answer: official_check.Answer | None) -> dict[str, Any]:
-    valid = not any(finding.severity == ERROR for finding in found)
+def _log(one: Seen) -> dict[str, Any]:
+    answer: official_check.Answer | None = one.official.answer if one.official else None
     return {
-        "log": path.name,
-        "valid": valid,
+        "log": one.path.name,
+        "valid": not any(finding.severity == ERROR for finding in one.findings),
         "official_valid": answer.valid if answer else None,
         "official_crashed": answer.crashed if answer else None,
-        "findings": [asdict(finding) for finding in found],
+        "findings": [asdict(finding) for finding in one.findings],
         "official_messages": answer.messages if answer else [],
     }
 
@@ -86,6 +71,13 @@ def _layout(folder: Folder, played: Round) -> Iterator[Finding]:
                       system_fields.SOURCE, SAME)  # fmt: skip
         return
     yield from system_fields.check(path, played)
+
+
+def errors(verified: dict[str, Any]) -> list[str]:
+    """Why a folder is not valid, in words; a log that may fail is among them."""
+    return [one["text"] for one in verified["findings"] if one["severity"] == ERROR] + [
+        f"{log['log']}: {one['text']}" for log in verified["logs"] for one in log["findings"]
+        if one["severity"] == ERROR]  # fmt: skip
 
 
 def differences(verified: dict[str, Any]) -> list[dict[str, Any]]:

@@ -67,7 +67,7 @@ def _minutes(one: dict[str, Any]) -> str:
 
 def _table(found: list[dict[str, Any]]) -> Markup:
     columns = [("result", False), ("benchmark", False), ("division", False), ("minutes, unverified", True),
-               ("95 %", True), ("runs", True), ("convergence (rules)", False), ("energy", True)]  # fmt: skip
+               ("95 %", True), ("runs", True), ("valid", False), ("convergence", False), ("energy", True)]  # fmt: skip
     rows = []
     for i, one in enumerate(found):
         name = tag("a", one["label"], href=f"#result-{i}") if i < _MOST_DRAWN else one["label"]
@@ -77,10 +77,17 @@ def _table(found: list[dict[str, Any]]) -> Markup:
         rows.append([
             name, one["benchmark"] or UNKNOWN, one["division"] or UNKNOWN,
             number(one["score_min"], f"{one['score_min'] or 0:.4f}", one["why"]), interval,
-            f"{one['num_converged']}/{one['num_runs']}", _passes(one, "rules"),
+            f"{one['num_converged']}/{one['num_runs']}", _valid(one), _passes(one, "rules"),
             number(joules, si(joules, "J"), why),
         ])  # fmt: skip
     return table(columns, rows)
+
+
+def _valid(one: dict[str, Any]) -> Cell:
+    if one["valid"] is None:
+        return Cell(tag("span", "not checked", class_="quiet", title="there are no rules to hold it against"))
+    why = None if one["valid"] else "; ".join(one["errors"][:5])
+    return Cell(tag("span", "yes" if one["valid"] else "NO", class_="yes" if one["valid"] else "no", title=why))
 
 
 def _passes(one: dict[str, Any], mode: str) -> Cell:

@@ -33,12 +33,15 @@ def render(
 
 def _table(found: list[dict[str, Any]], official: bool) -> Table:
     energy = any(one["energy"] for one in found)
+    validity = any(one["valid"] is not None for one in found)
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column("result", overflow="fold")  # systems differ in their last letters
     table.add_column("benchmark", no_wrap=True)
     table.add_column("minutes", justify="right")
     table.add_column("95 %", justify="right", no_wrap=True)
     table.add_column("runs", justify="right")
+    if validity:
+        table.add_column("valid")
     table.add_column("convergence")
     if official:
         table.add_column("official minutes", justify="right")
@@ -47,7 +50,10 @@ def _table(found: list[dict[str, Any]], official: bool) -> Table:
     for one in found:
         where = "/".join(part for part in (one["organisation"], one["system"]) if part) or one["path"]
         runs = f"{one['num_converged']}/{one['num_runs']}"
-        cells = [where, one["benchmark"] or "?", _minutes(one["score_min"]), _interval(one), runs, _checks(one)]
+        cells = [where, one["benchmark"] or "?", _minutes(one["score_min"]), _interval(one), runs]
+        if validity:
+            cells.append({True: "yes", False: "NO", None: "?"}[one["valid"]])
+        cells.append(_checks(one))
         if official:
             cells.append(_official_minutes(one["official"]))
         if energy:
@@ -106,6 +112,9 @@ def _checks(one: dict[str, Any]) -> str:
 def remarks(one: dict[str, Any]) -> list[str]:
     """What is to be said of one result besides its figures, a line each."""
     lines = [f"no score: {one['why']}"] if one["why"] else []
+    if one["errors"] and not one["valid"]:
+        more = f"; and {len(one['errors']) - 1} more, see perfsuite verify" if len(one["errors"]) > 1 else ""
+        lines.append(f"not valid by the rules text: {one['errors'][0]}{more}")
     lines += one["notes"]
     if one["throughput"]:
         models, scale = one["throughput"]["num_models"], one["throughput"]["instance_scale"] or "an unknown number of"
