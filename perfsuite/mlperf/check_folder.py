@@ -248,8 +248,11 @@ def _convergence(of: Runs) -> Iterator[Finding]:
         yield Finding("convergence", WARNING, f"the official checker refuses what the rules text allows: "
                       f"{official.message}", None, CONVERGENCE, CONTRARY)  # fmt: skip
     elif rules.factor != 1 or official.factor != 1:
-        text = (f"converges faster than the reference: the score is multiplied by {rules.factor:.5g} "
-                f"(the official checker: {official.factor:.5g})")  # fmt: skip
+        text = f"converges faster than the reference: the score is multiplied by {rules.factor:.5g}"
+        if rules.factor == 1:
+            text = f"the official checker multiplies the score by {official.factor:.5g}, the rules text does not"
+        elif official.factor != rules.factor:
+            text += f", by the official checker by {official.factor:.5g}"
         yield Finding("convergence", WARNING, text, None, CONVERGENCE,
                       SAME if rules.factor == official.factor else CONTRARY)  # fmt: skip
 
