@@ -50,7 +50,7 @@ def check(
     if described.package_crashed:
         return _ended(said, described.package_crashed)
     if described.right is False:
-        said.why.append("the system description is not right")
+        said.why.append(f"the system description checker: {described.wrong}")
     benchmark = folder.benchmark if inside else benchmark
     if benchmark not in official_files.benchmarks(played.usage, played.ruleset):
         said.passed_over = f"{benchmark} is no benchmark of {played.name} in its table"

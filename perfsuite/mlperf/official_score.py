@@ -107,32 +107,31 @@ def _strong(
     drop = rounds.dropped(benchmark)
     said.num_dropped = len(runs) - len(counted)
     kept = slice(drop, len(counted) - (drop - said.num_dropped))
+    minutes = [run.minutes for run in counted[kept]] if said.num_dropped <= drop else []
+    said.unscaled_min = sum(minutes) * 1.0 / len(minutes) if minutes else None
+    written = _check_convergence(said, runs, played) if division == "closed" else None
     said.scaling_factor = _scaling_factor(folder.path)
     power = folder.path / "power"
     joules = [official_power.energy_j(power, run.path.name.partition(".")[0], run.minutes * 60 * 1000, played.ruleset)
               for run in counted] if power.is_dir() else None  # fmt: skip
-    if said.num_dropped <= drop and counted[kept]:
-        minutes = [run.minutes for run in counted[kept]]
-        said.unscaled_min = sum(minutes) * 1.0 / len(minutes)
+    if minutes:
+        said.score_min = said.unscaled_min * said.scaling_factor
+        said.settled_min = said.unscaled_min * (said.scaling_factor if written is None else written)
         if joules is not None:
             said.energy_j = sum(joules[kept]) * 1.0 / len(minutes) * said.scaling_factor
-    settled = _check_convergence(said, runs, played) if division == "closed" else said.scaling_factor
-    if said.unscaled_min is not None:
-        said.score_min = said.unscaled_min * said.scaling_factor
-        said.settled_min = said.unscaled_min * settled
 
 
-def _check_convergence(said: OfficialScore, runs: Sequence[OfficialRun], played: Round) -> float:
-    """The factor in scaling.json afterwards: it is written, or taken away, where there was a point to compare with."""
+def _check_convergence(said: OfficialScore, runs: Sequence[OfficialRun], played: Round) -> float | None:
+    """The factor that scaling.json has afterwards, 1 where the file is taken away; None where it is left as it is."""
     if played.version < official_convergence.FIRST_RULESET:
-        return said.scaling_factor
+        return None
     try:
         said.convergence = official_package.convergence_of(runs, played)
     except official_convergence.Crash as crash:  # which the summarizer passes over
         said.convergence_crashed = str(crash)
-        return said.scaling_factor
+        return None
     said.factor = said.convergence.factor
-    return said.factor if said.convergence.reference is not None else said.scaling_factor
+    return said.factor if said.convergence.reference is not None else None
 
 
 def _scaling_factor(folder: Path) -> float:

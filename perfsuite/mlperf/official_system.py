@@ -31,6 +31,8 @@ class Described:
     """How the package checker's traceback ends."""
     summarizer_crashed: str | None = None
     """How the summarizer's traceback ends."""
+    wrong: str | None = None
+    """What the description checker finds, in words."""
     passed_over: str | None = None
     """Why the summarizer has no row of this system, without a traceback."""
 
@@ -42,7 +44,8 @@ def read(folder: Folder, played: Round, division: str | None) -> Described:
     path = folder.root / "systems" / f"{folder.system}.json"
     name = f"systems/{path.name}"
     if not path.exists():
-        return Described(None, None, f"FileNotFoundError: there is no {name}", None, f"there is no {name}")
+        return Described(None, None, f"FileNotFoundError: there is no {name}",
+                         passed_over=f"there is no {name}")  # fmt: skip
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -51,22 +54,23 @@ def read(folder: Folder, played: Round, division: str | None) -> Described:
         crashed = f"{type(error).__name__}: {name}: {error}"
         return Described(None, None, crashed, crashed)
     division = described.get("division") if isinstance(described, dict) else None
-    right, crashed = _checked(folder, played, described)
-    return Described(division, right, crashed, _row_crash(described, name))
+    right, crashed, wrong = _checked(folder, played, described)
+    return Described(division, right, crashed, _row_crash(described, name), wrong)
 
 
-def _checked(folder: Folder, played: Round, described: Any) -> tuple[bool | None, str | None]:
-    """(what the description checker says, how the package checker ends)."""
+def _checked(folder: Folder, played: Round, described: Any) -> tuple[bool | None, str | None, str | None]:
+    """(what the description checker says, how the package checker ends, what is wrong)."""
     name = f"systems/{folder.system}.json"
-    right = None
+    right = wrong = None
     if played.version >= _FIRST_CHECKED:
         found = list(system_fields.check(folder.root / name, played))
         if any(one.official == CONTRARY for one in found):
-            return None, f"TypeError: {name}: a field of the table is no text"
-        right = not any(one.severity == ERROR and one.official == SAME for one in found)
+            return None, f"TypeError: {name}: a field of the table is no text", None
+        wrong = "; ".join(one.text for one in found if one.severity == ERROR and one.official == SAME)
+        right = not wrong
     if not isinstance(described, dict):
-        return right, f"TypeError: {name} holds no JSON object"
-    return right, None if "division" in described else f"KeyError: 'division' ({name})"
+        return right, f"TypeError: {name} holds no JSON object", wrong
+    return right, None if "division" in described else f"KeyError: 'division' ({name})", wrong or None
 
 
 def _row_crash(described: Any, name: str) -> str | None:

@@ -87,6 +87,8 @@ def _official(one: dict[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = [_head(one, _accepted(one), bool(said["passed_over"]))]
     if said["passed_over"]:
         parts.append(Text(f"    warning: the package checker does not check it: {said['passed_over']}"))
+    if said["convergence"] and "rcp_bypass" in said["convergence"]:
+        parts.append(Text("    warning: the convergence check fails; a file package_checker_params lets it pass"))
     if not one["one_log"]:
         parts += [Text(f"    error: {why}") for why in said["why"]]
     for log in one["logs"]:
