@@ -1,12 +1,15 @@
-"""One thread of arithmetic for each test, as several share the machine's cores; and what the tests of ops share: the
-emulator of CUDA, Triton's interpreter, and C++ kernels by themselves."""
+"""One thread of arithmetic for each test, as several share the machine's cores; and what tests share: MLPerf's tools,
+the emulator of CUDA, Triton's interpreter, and C++ kernels by themselves."""
 
 import ctypes
+import functools
 import importlib.util
 import json
+import logging
 import os
 import subprocess
 import sys
+import types
 import zlib
 from pathlib import Path
 
@@ -15,6 +18,21 @@ from pathlib import Path
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+
+
+@pytest.fixture
+def quiet_official_tools(monkeypatch):
+    """mlperf-logging's compliance checker without its log lines, and each of its rule files read once, in C."""
+    import yaml
+    from mlperf_logging.compliance_checker import mlp_compliance
+
+    load = yaml.load
+    read = functools.cache(lambda path: load(Path(path).read_text(), Loader=yaml.CBaseLoader))
+    theirs = types.SimpleNamespace(load=lambda file, Loader: read(file.name), BaseLoader=None)
+    monkeypatch.setattr(mlp_compliance, "yaml", theirs)
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

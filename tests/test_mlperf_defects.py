@@ -5,7 +5,6 @@ README is out of date.
 """
 
 import contextlib
-import functools
 import importlib.util
 import io
 import json
@@ -23,25 +22,12 @@ from perfsuite.cli import cli
 from perfsuite.mlperf import folder_score, official_check, official_files, results, rounds, verify
 
 pytest.importorskip("mlperf_logging")
+pytestmark = pytest.mark.usefixtures("quiet_official_tools")
 spec = importlib.util.spec_from_file_location("mlperf_logs", Path(__file__).with_name("mlperf_logs.py"))
 logs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(logs)
 
 ROUND = rounds.parse("6.1")
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    import yaml
-    from mlperf_logging.compliance_checker import mlp_compliance
-
-    load = yaml.load
-    read = functools.cache(lambda path: load(Path(path).read_text(), Loader=yaml.CBaseLoader))
-    theirs = types.SimpleNamespace(load=lambda file, Loader: read(file.name), BaseLoader=None)
-    monkeypatch.setattr(mlp_compliance, "yaml", theirs)
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def package_check(root, ruleset="6.1.0"):

@@ -2,13 +2,10 @@
 
 import contextlib
 import copy
-import functools
 import importlib.util
 import io
 import json
-import logging
 import os
-import types
 import warnings
 from pathlib import Path
 
@@ -19,27 +16,13 @@ from perfsuite.cli import cli
 from perfsuite.mlperf import folder_score, results, rounds, tie, verify
 
 pytest.importorskip("mlperf_logging")
+pytestmark = pytest.mark.usefixtures("quiet_official_tools")
 spec = importlib.util.spec_from_file_location("mlperf_logs", Path(__file__).with_name("mlperf_logs.py"))
 logs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(logs)
 
 ROUND = rounds.parse("6.1")
 HPC = rounds.parse("hpc-3.0")
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    import yaml
-    from mlperf_logging.compliance_checker import mlp_compliance
-
-    # It reads its rule files anew for every log: with the parser in C, and each file once.
-    load = yaml.load
-    read = functools.cache(lambda path: load(Path(path).read_text(), Loader=yaml.CBaseLoader))
-    theirs = types.SimpleNamespace(load=lambda file, Loader: read(file.name), BaseLoader=None)
-    monkeypatch.setattr(mlp_compliance, "yaml", theirs)
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def silent(function, *arguments):

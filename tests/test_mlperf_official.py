@@ -1,13 +1,10 @@
 """--official is what the official code says: message for message, on logs of every round's rules, whole and spoilt."""
 
 import copy
-import functools
 import glob
 import importlib.util
 import json
-import logging
 import random
-import types
 from pathlib import Path
 
 import pytest
@@ -15,6 +12,7 @@ import pytest
 from perfsuite.mlperf import convergence, official_check, official_convergence, official_files, restricted, rounds
 
 pytest.importorskip("mlperf_logging")
+pytestmark = pytest.mark.usefixtures("quiet_official_tools")
 spec = importlib.util.spec_from_file_location("mlperf_logs", Path(__file__).with_name("mlperf_logs.py"))
 logs = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(logs)
@@ -22,21 +20,6 @@ spec.loader.exec_module(logs)
 VALUES = [0, 1, 0.9, 0.95, 1e-5, 1e-8, 0.1, 8192, 32, -1, 2.5, True, None, "adamw", "lamb", "sgd", "", "x", [1, 2], {},
           0.76, 100, 3.3, float("nan"), 10**30]  # fmt: skip
 ROUNDS = [(usage, ruleset) for usage in ("training", "hpc") for ruleset in official_files.rulesets(usage)]
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch):
-    import yaml
-    from mlperf_logging.compliance_checker import mlp_compliance
-
-    # It reads its rule files anew for every log: with the parser in C, and each file once.
-    load = yaml.load
-    read = functools.cache(lambda path: load(Path(path).read_text(), Loader=yaml.CBaseLoader))
-    theirs = types.SimpleNamespace(load=lambda file, Loader: read(file.name), BaseLoader=None)
-    monkeypatch.setattr(mlp_compliance, "yaml", theirs)
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
 
 
 def official(path, usage, ruleset):
