@@ -388,3 +388,10 @@ def test_one_log_of_a_folder_is_judged_by_itself(tmp_path):
     for path, code in ((log, 0), (folder_of(root), 1), (root, 1)):
         arguments = ["verify", os.fspath(path), "--round", "6.1", "--official", "--json"]
         assert CliRunner().invoke(cli, arguments, standalone_mode=False).return_value == code
+
+
+def test_the_status_that_submissions_of_v40_wrote_is_no_traceback(tmp_path):
+    root = logs.submission(tmp_path / "Acme", runs(), described={"status": "available"})
+    (found,) = results.find(root)
+    said = verify.verify(found, rounds.parse("4.0"))["official"]
+    assert said["crashed"] is None and said["system_right"] is False

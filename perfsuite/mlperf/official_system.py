@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from perfsuite.mlperf import system_fields
-from perfsuite.mlperf.finding import CONTRARY, ERROR, SAME
 from perfsuite.mlperf.results import Folder
 from perfsuite.mlperf.rounds import Round
 
@@ -61,16 +60,17 @@ def read(folder: Folder, played: Round, division: str | None) -> Described:
 def _checked(folder: Folder, played: Round, described: Any) -> tuple[bool | None, str | None, str | None]:
     """(what the description checker says, how the package checker ends, what is wrong)."""
     name = f"systems/{folder.system}.json"
-    right = wrong = None
-    if played.version >= _FIRST_CHECKED:
-        found = list(system_fields.check(folder.root / name, played))
-        if any(one.official == CONTRARY for one in found):
-            return None, f"TypeError: {name}: a field of the table is no text", None
-        wrong = "; ".join(one.text for one in found if one.severity == ERROR and one.official == SAME)
-        right = not wrong
+    looks = played.version >= _FIRST_CHECKED
     if not isinstance(described, dict):
-        return right, f"TypeError: {name} holds no JSON object", wrong
-    return right, None if "division" in described else f"KeyError: 'division' ({name})", wrong or None
+        return (False if looks else None), f"TypeError: {name} holds no JSON object", None
+    right = wrong = None
+    if looks:
+        if system_fields.not_text(described):
+            return None, f"TypeError: {name}: a field of the table is no text", None
+        # It names the status alone where that is wrong, too.
+        wrong = system_fields.other_status(described, played) or system_fields.missing(described)
+        right = wrong is None
+    return right, None if "division" in described else f"KeyError: 'division' ({name})", wrong
 
 
 def _row_crash(described: Any, name: str) -> str | None:

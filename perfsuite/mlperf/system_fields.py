@@ -7,6 +7,7 @@ fields are there. All values are text.
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from perfsuite.mlperf import rounds
 from perfsuite.mlperf.finding import CONTRARY, ERROR, SAME, WARNING, Finding
@@ -28,6 +29,25 @@ _IN_TABLE = ("submitter", "system_name", "host_processor_model_name", "host_proc
 SOURCE = "submission rules, System description"
 
 
+def missing(described: dict[str, Any]) -> str | None:
+    """Which fields are not there, in words."""
+    names = [name for name in FIELDS if name not in described]
+    return f"lacks {', '.join(names)}" if names else None
+
+
+def not_text(described: dict[str, Any]) -> list[str]:
+    """Fields of the official table whose values are no text: the official checker ends with a traceback there."""
+    return [name for name in _IN_TABLE if not isinstance(described.get(name, ""), str)]
+
+
+def other_status(described: dict[str, Any], played: Round) -> str | None:
+    """A status that the official checker refuses, in words; it looks at those of training from 4.0 on."""
+    if played.usage != "training" or played.version < (4,) or "status" not in described:
+        return None
+    status = described["status"]
+    return None if status in STATUSES else f"status is {status!r}, not one of {', '.join(STATUSES)}"
+
+
 def check(path: Path, played: Round) -> Iterator[Finding]:
     """Findings on one description. Rounds before 1.0 are not looked at by the official checker."""
     try:
@@ -38,11 +58,9 @@ def check(path: Path, played: Round) -> Iterator[Finding]:
     if not isinstance(described, dict):
         yield Finding("system", ERROR, f"{path.name} holds no JSON object", None, SOURCE, SAME)
         return
-    missing = [name for name in FIELDS if name not in described]
-    if missing:
-        yield Finding("system", ERROR, f"{path.name} lacks {', '.join(missing)}", None, SOURCE, SAME)
-    numbers = [name for name in _IN_TABLE if not isinstance(described.get(name, ""), str)]
-    if numbers:
+    if lacks := missing(described):
+        yield Finding("system", ERROR, f"{path.name} {lacks}", None, SOURCE, SAME)
+    if numbers := not_text(described):
         text = f"{path.name}: {', '.join(numbers)} should be text: the official checker ends with a traceback there"
         yield Finding("system", WARNING, text, None, SOURCE, CONTRARY)
     if rounds.division(described.get("division")) is None:
@@ -50,9 +68,7 @@ def check(path: Path, played: Round) -> Iterator[Finding]:
     elif described["division"] not in ("closed", "open"):
         text = f"{path.name}: division is written {described['division']!r}"
         yield Finding("system", WARNING, text, None, SOURCE)
-    status = described.get("status")
-    if played.usage == "training" and played.version >= (4,) and status is not None and status not in STATUSES:
+    if wrong := other_status(described, played):
         # Submissions of v4.0 wrote "available", as the rules' own example does; the words are asked for since v4.1.
         severity, official = (ERROR, SAME) if played.version >= (4, 1) else (WARNING, CONTRARY)
-        yield Finding("system", severity, f"{path.name}: status is {status!r}, not one of {', '.join(STATUSES)}", None,
-                      SOURCE, official)  # fmt: skip
+        yield Finding("system", severity, f"{path.name}: {wrong}", None, SOURCE, official)

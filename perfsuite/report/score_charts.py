@@ -42,7 +42,7 @@ def runs(one: dict[str, Any]) -> Chart | None:
                            "line": {"width": 0}, "fillcolor": "--hue-1/15", "layer": "below"})  # fmt: skip
     layout = {
         "xaxis": {"title": {"text": "run"}, "tickvals": [i for i, _ in rows],
-                  "ticktext": [_number(run["log"]) for _, run in rows], "showgrid": False},
+                  "ticktext": [_numbers(one)[_stem(run["log"])] for _, run in rows], "showgrid": False},
         "yaxis": {"title": {"text": "minutes"}}, "legend": _LEGEND, "margin": _MARGIN, "shapes": shapes,
         "hovermode": "closest", "showlegend": True,
     }  # fmt: skip
@@ -56,8 +56,17 @@ def _run_hover(run: dict[str, Any]) -> str:
     return "<br>".join([*said, *([f"dropped: {run['dropped']}"] if run["dropped"] else [])])
 
 
-def _number(log: str) -> str:
-    return plain(log.removesuffix(".txt").removeprefix("result_"), 8)
+def _stem(log: str) -> str:
+    return log.removesuffix(".txt")
+
+
+def _numbers(one: dict[str, Any]) -> dict[str, str]:
+    """What each run is called under an axis: the number in the name of its log; where that is long, its place."""
+    stems = [_stem(run["log"]) for run in one["runs"]]
+    short = [plain(stem.removeprefix("result_"), 8) for stem in stems]
+    if len(set(short)) < len(short) or any(len(name) > 4 for name in short):
+        short = [str(i) for i in range(len(stems))]
+    return dict(zip(stems, short, strict=True))
 
 
 def _line(y: float, colour: str, dash: str = "solid") -> dict[str, Any]:
@@ -112,7 +121,7 @@ def _against_reference(one: dict[str, Any]) -> dict[str, Any] | None:
         })  # fmt: skip
     layout = {
         "xaxis": {"title": {"text": "global batch size"}, "type": "log", **_batch_ticks(data, float(sizes[0]))},
-        "yaxis": {"title": {"text": f"{_unit(one)} to converge"}, "tickformat": "~s"},
+        "yaxis": {"title": {"text": f"{_unit(one)} to converge"}, "tickformat": _ticks(one)},
         "legend": _LEGEND, "margin": _MARGIN, "hovermode": "closest",
     }  # fmt: skip
     return {"data": data, "layout": layout}
@@ -143,17 +152,22 @@ def _unit(one: dict[str, Any]) -> str:
     return names.get(known[0]["unit"] if known else "", "samples or epochs")
 
 
+def _ticks(one: dict[str, Any]) -> str:
+    """Samples in thousands and millions; an epoch has no thousandths worth a prefix."""
+    return "~g" if _unit(one) == "epochs" else "~s"
+
+
 def _quality(one: dict[str, Any]) -> dict[str, Any] | None:
     drawn = [(run, entry) for run, entry in zip(one["runs"], one["curves"]["runs"], strict=True)
              if entry["evaluations"]]  # fmt: skip
     if not drawn:
         return None
-    data = []
+    data, numbers = [], _numbers(one)
     for i, (run, entry) in enumerate(drawn):
         metrics = list(dict.fromkeys(e[2] for e in entry["evaluations"]))
         for metric in metrics:
             points = [e for e in entry["evaluations"] if e[2] == metric]
-            name = f"run {_number(run['log'])}" + (f" {metric}" if metric and len(metrics) > 1 else "")
+            name = f"run {numbers[_stem(run['log'])]}" + (f" {metric}" if metric and len(metrics) > 1 else "")
             data.append({
                 "type": "scatter", "mode": "lines+markers", "name": plain(name, 24), "x": [p[0] for p in points],
                 "y": [p[1] for p in points], "marker": {"size": 4, "color": hue(i)}, "showlegend": False,
@@ -161,7 +175,7 @@ def _quality(one: dict[str, Any]) -> dict[str, Any] | None:
                 "hovertemplate": f"{plain(name, 24)}: %{{y:.6g}} after %{{x:.6g}}<extra></extra>",
             })  # fmt: skip
     layout = {
-        "xaxis": {"title": {"text": f"{_unit(one)} trained on"}, "tickformat": "~s"},
+        "xaxis": {"title": {"text": f"{_unit(one)} trained on"}, "tickformat": _ticks(one)},
         "yaxis": {"title": {"text": "quality"}}, "margin": _MARGIN, "hovermode": "closest",
         "shapes": [_line(target["value"], "--good", "dash") for target in one["curves"]["targets"]],
     }  # fmt: skip
@@ -175,11 +189,11 @@ def shares(one: dict[str, Any]) -> Chart | None:
         return None
     parts = {"init": ("init_s", "--muted"), "training": ("training_s", "--hue-1"),
              "evaluation": ("evaluation_s", "--hue-2")}  # fmt: skip
-    data = []
+    data, numbers = [], _numbers(one)
     for name, (key, colour) in parts.items():
         if any(row["times"][key] for row in rows):
             data.append({
-                "type": "bar", "name": name, "x": [_number(row["log"]) for row in rows],
+                "type": "bar", "name": name, "x": [numbers[_stem(row["log"])] for row in rows],
                 "y": [(row["times"][key] or 0.0) / 60 for row in rows], "marker": {"color": colour},
                 "hovertemplate": f"run %{{x}}: {name} %{{y:.4g}} min<extra></extra>",
             })  # fmt: skip
@@ -214,10 +228,11 @@ def power(one: dict[str, Any]) -> Chart | None:
     if not rows:
         return None
     clocks = {run["log"].removesuffix(".txt"): run["clock_s"] for run in one["runs"]}
-    hover = [f"run {_number(name)}: {si(run['joules'], 'J')}, {si(run['joules'] / clocks[name], 'W')} on average"
+    numbers = _numbers(one)
+    hover = [f"{plain(name)}: {si(run['joules'], 'J')}, {si(run['joules'] / clocks[name], 'W')} on average"
              + "".join(f"<br>{plain(flag)}" for flag in run["flags"][:2]) for name, run in rows]  # fmt: skip
     data = [{
-        "type": "bar", "x": [_number(name) for name, _ in rows], "y": [run["joules"] / 1e6 for _, run in rows],
+        "type": "bar", "x": [numbers[name] for name, _ in rows], "y": [run["joules"] / 1e6 for _, run in rows],
         "marker": {"color": "--hue-4"}, "customdata": hover, "hovertemplate": "%{customdata}<extra></extra>",
         "error_y": {"type": "data", "array": [(run["bound_j"] or 0.0) / 1e6 for _, run in rows], "color": "--muted",
                     "thickness": 1},
