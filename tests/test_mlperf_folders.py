@@ -405,3 +405,20 @@ def test_one_log_of_a_folder_is_judged_by_itself(tmp_path):
     for path, code in ((log, 0), (folder_of(root), 1), (root, 1)):
         arguments = ["verify", os.fspath(path), "--round", "6.1", "--official", "--json"]
         assert CliRunner().invoke(cli, arguments, standalone_mode=False).return_value == code
+
+
+def test_what_is_said_of_one_log_is_of_that_log(tmp_path):
+    """The seed checker and the counting of runs look at folders: of one log the compliance checker alone speaks."""
+    root = logs.submission(tmp_path / "Acme", runs(1))
+    log = folder_of(root) / "result_0.txt"
+
+    def said(*more):
+        invoked = CliRunner().invoke(cli, ["verify", os.fspath(log), "--round", "6.1", *more], standalone_mode=False)
+        return invoked.return_value, " ".join(invoked.output.split())
+
+    assert "the official checkers accept 1" in said()[1]
+    (root / "systems" / "box.json").unlink()
+    assert said()[0] == 0
+    logs.write(log, logs.without(logs.run(15), "seed"))
+    code, text = said("--differences")
+    assert code == 1 and "rules text: no, by the official checkers: yes" in text and "no seed is logged" in text
