@@ -59,7 +59,7 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
         from perfsuite.record import write_atomically
         from perfsuite.report.score_page import render as render_page
 
-        write_atomically(html, render_page(found, compared, path.resolve().name).encode())
+        write_atomically(html, render_page(found, compared, path.resolve().name).encode(errors="backslashreplace"))
     if as_json:
         document = {"footnote": FOOTNOTE, "round": found[0]["round"], "results": found}
         click.echo(json.dumps(document | ({"against": others, "compared": compared} if against else {}),

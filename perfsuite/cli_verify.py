@@ -61,5 +61,4 @@ def verify(path: Path, round_name: str | None, official: bool, differences: bool
 def _valid(one: dict[str, Any], official: bool) -> bool:
     if not official:
         return one["valid"]
-    said = one["official"]
-    return bool(said) and (one["logs"][0]["official_valid"] if one["one_log"] else said["accepted"])
+    return bool(one["official"] and one["official"]["accepted"])

@@ -395,3 +395,20 @@ def test_the_status_that_submissions_of_v40_wrote_is_no_traceback(tmp_path):
     (found,) = results.find(root)
     said = verify.verify(found, rounds.parse("4.0"))["official"]
     assert said["crashed"] is None and said["system_right"] is False
+
+
+def test_what_is_said_of_one_log_is_of_that_log(tmp_path):
+    """The seed checker and the counting of runs look at folders: of one log the compliance checker alone speaks."""
+    root = logs.submission(tmp_path / "Acme", runs(1))
+    log = folder_of(root) / "result_0.txt"
+
+    def said(*more):
+        invoked = CliRunner().invoke(cli, ["verify", os.fspath(log), "--round", "6.1", *more], standalone_mode=False)
+        return invoked.return_value, " ".join(invoked.output.split())
+
+    assert "the official checkers accept 1" in said()[1]
+    (root / "systems" / "box.json").unlink()
+    assert said()[0] == 0
+    logs.write(log, logs.without(logs.run(15), "seed"))
+    code, text = said("--differences")
+    assert code == 1 and "rules text: no, by the official checkers: yes" in text and "no seed is logged" in text

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -212,3 +214,15 @@ def test_command(tmp_path):
     ):
         done = runner.invoke(cli, arguments, standalone_mode=False)
         assert isinstance(done.exception, ValueError) and says in str(done.exception)
+
+
+def test_half_of_a_surrogate_pair_in_a_log_ends_no_command(tmp_path):
+    events = logs.run(3)
+    logs.find(events, "submission_benchmark")["value"] = "\ud800"
+    path = logs.write(tmp_path / "result_0.txt", events)
+    for *arguments, code in (["verify", path, "--junit", tmp_path / "out.xml", 1],
+                             ["score", path, "--html", tmp_path / "out.html", 0]):  # fmt: skip
+        command = [sys.executable, "-c", "from perfsuite.cli import main; main()", *arguments, "--round", "6.1"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == code and "\\ud800" in done.stdout, done.stderr
+    ElementTree.parse(tmp_path / "out.xml")

@@ -164,8 +164,8 @@ def _same(of: Runs) -> Iterator[Finding]:
 
 
 def _checked_together(of: Runs) -> bool:
-    """Whether the official tools look at seeds and convergence of a folder at all."""
-    return (not of.round.is_own and of.stated_division == "closed"
+    """Whether the official tools look at seeds and convergence at all: of a folder, not of one log."""
+    return (not of.round.is_own and of.stated_division == "closed" and not of.folder.path.is_file()
             and of.round.version >= official_convergence.FIRST_RULESET)  # fmt: skip
 
 

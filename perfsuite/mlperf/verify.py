@@ -1,11 +1,12 @@
 """Verify logs, folders of logs and whole trees: by the rules text, or with exactly the official tools' answers."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from perfsuite.mlperf import check_folder, official_check, official_package, rulebook, seen, system_fields
-from perfsuite.mlperf.finding import ERROR, SAME, Finding
+from perfsuite.mlperf.finding import ERROR, NOT_CHECKED, SAME, Finding
+from perfsuite.mlperf.official_package import Package
 from perfsuite.mlperf.results import Folder
 from perfsuite.mlperf.rounds import Round
 from perfsuite.mlperf.seen import Seen
@@ -14,13 +15,14 @@ from perfsuite.mlperf.seen import Seen
 def verify(folder: Folder, played: Round, logs: list[Seen] | None = None) -> dict[str, Any]:
     """One folder. Raises ValueError for an unknown round or a log that cannot be opened.
 
-    valid: by the rules text; official: what the official package checker says of the folder. logs: what seen.look()
-    found, where it was asked before.
+    valid: by the rules text; official: what the official package checker says of the folder, or the compliance checker
+    of one log. logs: what seen.look() found, where it was asked before.
     """
     logs = seen.look(folder, played) if logs is None else logs
     known = seen.official_rules_of(played)
     official = [one.official for one in logs] if known else None
-    said = [_log(one) for one in logs]
+    alone = folder.path.is_file()
+    said = [_log(one, alone) for one in logs]
     valid = [one["valid"] for one in said]
     readable = official is not None and all(one.submitted for one in official)
     together = check_folder.Runs(
@@ -32,12 +34,12 @@ def verify(folder: Folder, played: Round, logs: list[Seen] | None = None) -> dic
         [one.answer.valid for one in official] if official is not None else None,
         [one.submitted for one in official] if readable else None,
     )
-    whole = [*_layout(folder, played), *check_folder.check(together)]
+    whole = [*([] if alone else _layout(folder, played)), *check_folder.check(together)]
     each = len(logs) == 1 and not folder.is_pruned
     return {
         "label": folder.label,
         "path": str(folder.path),
-        "one_log": folder.path.is_file(),
+        "one_log": alone,
         "benchmark": together.benchmark,
         "division": together.division,
         "round": played.name,
@@ -45,19 +47,30 @@ def verify(folder: Folder, played: Round, logs: list[Seen] | None = None) -> dic
         "valid": not any(finding.severity == ERROR for finding in whole) and (not each or all(valid)),
         "findings": [asdict(finding) for finding in whole],
         "logs": said,
-        "official": asdict(official_package.check(folder, official, played, benchmark=together.benchmark,
-                                                  division=together.division)) if known else None,
+        "official": asdict(_one_log(logs[0]) if alone else official_package.check(
+            folder, official, played, benchmark=together.benchmark, division=together.division)) if known else None,
     }  # fmt: skip
 
 
-def _log(one: Seen) -> dict[str, Any]:
+def _one_log(one: Seen) -> Package:
+    """One log has no package: what the official compliance checker says of it."""
+    answer = one.official.answer
+    why = [f"ends with a traceback: {answer.crashed}"] if answer.crashed else []
+    return Package(answer.valid, why + [official_package.in_short(message) for message in answer.messages],
+                   crashed=answer.crashed, logs_not_compliant=int(not answer.valid))  # fmt: skip
+
+
+def _log(one: Seen, alone: bool) -> dict[str, Any]:
     answer: official_check.Answer | None = one.official.answer if one.official else None
+    findings = one.findings or []
+    if alone and answer and answer.valid:  # what only the seed checker, which looks at folders, would say too
+        findings = [replace(f, official=NOT_CHECKED) if f.official == SAME else f for f in findings]
     return {
         "log": one.path.name,
-        "valid": not any(finding.severity == ERROR for finding in one.findings),
+        "valid": not any(finding.severity == ERROR for finding in findings),
         "official_valid": answer.valid if answer else None,
         "official_crashed": answer.crashed if answer else None,
-        "findings": [asdict(finding) for finding in one.findings],
+        "findings": [asdict(finding) for finding in findings],
         "official_messages": answer.messages if answer else [],
     }
 

@@ -1,11 +1,14 @@
 """What `perfsuite verify` found, as a JUnit file: a suite a folder, a case a log and one for the folder as a whole."""
 
+import re
 from typing import Any
 from xml.etree import ElementTree
 
+_NOT_XML = re.compile("[^\t\n -~\x80-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
 
 def render(found: list[dict[str, Any]], official: bool) -> bytes:
-    """The document. What a log must not hold in XML (control characters) is left out."""
+    """The document. What a log must not hold in XML (control characters, half of a pair) is left out."""
     root = ElementTree.Element("testsuites", name="perfsuite verify")
     for one in found:
         suite = ElementTree.SubElement(root, "testsuite", name=_clean(one["label"]))
@@ -39,5 +42,4 @@ def _official(one: dict[str, Any]) -> list[str]:
 
 
 def _clean(text: str) -> str:
-    allowed = (letter for letter in text if letter in "\t\n" or (letter >= " " and letter not in "\x7f\ufffe\uffff"))
-    return "".join(allowed)
+    return _NOT_XML.sub("", text)

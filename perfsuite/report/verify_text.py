@@ -75,8 +75,6 @@ def _line(finding: dict[str, Any], where: str = "") -> Text:
 
 
 def _accepted(one: dict[str, Any]) -> bool:
-    if one["one_log"]:
-        return bool(one["logs"][0]["official_valid"])
     return bool(one["official"] and one["official"]["accepted"])
 
 
