@@ -62,8 +62,9 @@ def score(path: Path, round_name: str | None, against: Path | None, official: bo
         write_atomically(html, render_page(found, compared, path.resolve().name).encode(errors="backslashreplace"))
     if as_json:
         document = {"footnote": FOOTNOTE, "round": found[0]["round"], "results": found}
-        click.echo(json.dumps(document | ({"against": others, "compared": compared} if against else {}),
-                              allow_nan=False))  # fmt: skip
+        dumped = json.dumps(document | ({"against": others, "compared": compared} if against else {}))
+        # A log may have NaN or infinity where a number should be: they become text, JSON has no word for them.
+        click.echo(json.dumps(json.loads(dumped, parse_constant=str), allow_nan=False))
     else:
         from perfsuite.report.score_text import WIDTH, render
 

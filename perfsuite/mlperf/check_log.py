@@ -170,7 +170,7 @@ def cache(case: Case) -> Iterator[Finding]:
     """Caches were cleared before the run. A line without a value, of a round whose rules want none, says that too."""
     cleared = [entry for entry in case.log.entries if entry.key == "cache_clear"]
     if cleared and not any(entry.value is None or str(entry.value).casefold() in ("true", "1") for entry in cleared):
-        text = f"caches were not cleared: cache_clear is {cleared[-1].value!r}"
+        text = f"caches were not cleared: cache_clear is {cleared[-1].value!r:.80}"
         yield Finding("cache", ERROR if case.division == "closed" else WARNING, text, cleared[-1].line, STATE,
                       case.official("'cache_clear'"))  # fmt: skip
     start = case.first("run_start")
@@ -187,7 +187,7 @@ def seed(case: Case) -> Iterator[Finding]:
         yield Finding("seed", ERROR, "no seed is logged", None, RANDOM, SAME)  # of the official seed checker
     for value in case.run.seeds:
         if isinstance(value, bool) or not _is_whole(value):
-            yield Finding("seed", ERROR, f"the seed {value!r} is not a whole number", None, RANDOM, SAME)
+            yield Finding("seed", ERROR, f"the seed {value!r:.80} is not a whole number", None, RANDOM, SAME)
             return
 
 
@@ -215,8 +215,16 @@ def hyperparameters(case: Case) -> Iterator[Finding]:
         except Exception:
             good = False
         if not good:
-            text = f"{key} is {values[key]!r}; the rules have {wanted}"
+            text = f"{key} is {values[key]!r:.80}; the rules have {wanted}"
             yield Finding("hyperparameters", ERROR, text, case.last(key).line, source)
+
+
+def batch_size(case: Case) -> Iterator[Finding]:
+    """A batch is of one sample or more."""
+    logged = case.last("global_batch_size")
+    if logged and case.run.batch_size is None:
+        yield Finding("batch size", ERROR, f"global_batch_size is {str(logged.value)[:40]}", logged.line, LOGGING,
+                      case.official("'global_batch_size'"))  # fmt: skip
 
 
 def division(case: Case) -> Iterator[Finding]:
@@ -233,5 +241,5 @@ def division(case: Case) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     readable, official, required, division, order, clock, intervals, status, quality, schedule, initialisation, cache,
-    seed, hyperparameters,
+    seed, batch_size, hyperparameters,
 )  # fmt: skip

@@ -13,6 +13,8 @@ from perfsuite.mlperf.run_log import Evaluation
 
 QUALITY = "training_rules, Quality measure"
 _SHOWN = 3
+_LONGEST = 80
+"""Letters of a value of a log."""
 _Qualities = dict[str | None, float]
 
 
@@ -46,7 +48,7 @@ def quality(case: Case) -> Iterator[Finding]:
             shown = evaluations[-1].quality if last is None else last
             named = f" of {target.name}" if target.name else ""
             sign = ">=" if target.higher_is_better else "<="
-            text = f"the run ends at {shown}{named}; the target is {sign} {target.value:g}"
+            text = f"the run ends at {str(shown)[:_LONGEST]}{named}; the target is {sign} {target.value:g}"
             yield Finding("quality", ERROR, text, evaluations[-1].line, QUALITY, agrees)
 
 

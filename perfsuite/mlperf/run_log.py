@@ -152,7 +152,7 @@ def _take(run: RunLog, entry: Entry, is_v06: bool) -> None:
                 run.eval_ms = (run.eval_ms or 0.0) + entry.time_ms - run.eval_start_ms
             run.eval_start_ms = None
         case "global_batch_size" | "input_batch_size":
-            if run.batch_size is None and isinstance(entry.value, int | float):
+            if run.batch_size is None and _is_number(entry.value) and entry.value >= 1:
                 run.batch_size = entry.value
         case "seed" | "run_set_random_seed":
             run.seeds.append(entry.value)

@@ -14,6 +14,7 @@ from perfsuite.mlperf import rounds
 from perfsuite.mlperf.run_log import RunLog
 from perfsuite.stats import olympic_mean, score_interval
 
+_LARGEST = 1e300
 INIT_LIMIT_S = {"closed": 30 * 60, "open": 4 * 3600}
 
 
@@ -139,6 +140,11 @@ def _by_start(runs: list[Run]) -> list[Run]:
     return sorted(runs, key=lambda run: math.inf if run.log.start_ms is None else run.log.start_ms)
 
 
+def _small(value: Any) -> Any:
+    """A value of a log, as its text where it is a whole number that no float holds."""
+    return value if not isinstance(value, int) or abs(value) < _LARGEST else str(value)
+
+
 def as_json(run: Run) -> dict[str, Any]:
     """One run of `perfsuite score --json`."""
     last = run.log.last
@@ -148,7 +154,7 @@ def as_json(run: Run) -> dict[str, Any]:
         "clock_s": run.log.time_to_train_s,
         "status": run.log.status,
         "converged": run.log.converged,
-        "quality": last.quality if last else None,
+        "quality": _small(last.quality) if last else None,
         "units": last.units if last else None,
         "unit": last.unit if last else None,
         "init_s": run.log.init_s,
