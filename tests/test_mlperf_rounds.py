@@ -156,6 +156,31 @@ def test_schedule_of_resnet(tmp_path, played, epochs, good):
     assert (findings(tmp_path, run("resnet", 1024, at(*epochs)), played, "schedule") == []) == good
 
 
+@pytest.mark.parametrize("played", ["0.7", "1.0", "3.1"])
+def test_schedule_of_maskrcnn(tmp_path, played):
+    def log(epochs):
+        events = run("maskrcnn", 96, [(epoch, value) for epoch in epochs for value in (0.38, 0.34)])
+        for i, one in enumerate(one for one in events if one["key"] == "eval_accuracy"):
+            one["metadata"]["metric"] = ("BBOX", "SEGM")[i % 2]
+        return events
+
+    assert findings(tmp_path, log((1, 2, 3, 4)), played, "schedule") == []
+    assert "an evaluation 2 after the one before" in findings(tmp_path, log((1, 3, 4)), played, "schedule")[0]
+    assert "the first evaluation is after 3" in findings(tmp_path, log((3, 4)), played, "schedule")[0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "good"),
+    [
+        ((50_331_648, 100_663_296, 150_994_944), True),  # 24,576 sequences of 2048 tokens
+        ((50_331_648, 150_994_944), False),
+        ((25_165_824, 50_331_648, 75_497_472), False),
+    ],
+)
+def test_schedule_of_gpt3(tmp_path, tokens, good):
+    assert (findings(tmp_path, run("gpt3", 1536, [(n, 2.68) for n in tokens]), "4.0", "schedule") == []) == good
+
+
 @pytest.mark.parametrize(
     ("samples", "good"),
     [

@@ -48,7 +48,8 @@ def official(case: Case) -> Iterator[Finding]:
     if case.answer is None or not case.log.entries:
         return
     if case.answer.crashed:
-        yield Finding("official", WARNING, f"the official checker ends with a traceback: {case.answer.crashed}",
+        # It met a value that a log may not have, and none of its other rules was asked.
+        yield Finding("official", ERROR, f"the official checker ends with a traceback: {case.answer.crashed}",
                       None, LOGGING, CONTRARY)  # fmt: skip
     wrong = {one.key: one for one in case.rules.corrections(case.run.benchmark, case.division)}
     for message in case.answer.messages:

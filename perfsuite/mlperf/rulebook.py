@@ -47,7 +47,7 @@ class Schedule:
     """When to evaluate."""
 
     unit: str
-    """ "samples" or "epochs"."""
+    """ "samples", "epochs", or "tokens", which gpt3 logs as its epoch_num."""
     every: restricted.Evaluate
     skip: restricted.Evaluate | None
     """How many of the first evaluations are left out."""
