@@ -44,21 +44,20 @@ def official(tree: Path, played: rounds.Round, scratch: Path) -> dict[str, Any]:
     copy = scratch / "tree"
     shutil.copytree(tree, copy)
     told = [played.usage, played.ruleset]
+    # The summarizer first: both write scaling.json, and what the tree came with is what is compared.
+    summarizer = process([*OFFICIAL, "mlperf_logging.result_summarizer", str(copy), *told, "--csv",
+                          str(scratch / "summary.csv")], scratch / "summary.txt")  # fmt: skip
     runs = [process([*OFFICIAL, "mlperf_logging.package_checker", str(org), *told], scratch / f"{org.name}.txt")
             for org in sorted(copy.iterdir()) if (org / "results").is_dir()]  # fmt: skip
     checker = {name: sum(run[name] for run in runs) for name in ("wall_s", "cpu_s")}
     checker["peak_rss_bytes"] = max(run["peak_rss_bytes"] for run in runs)
-    # The summarizer reads scaling.json before its own check writes it: what the tree came with counts the first time.
-    summarizer = process([*OFFICIAL, "mlperf_logging.result_summarizer", str(copy), *told, "--csv",
-                          str(scratch / "summary.csv")], scratch / "summary.txt")  # fmt: skip
     return {"package_checker": checker, "result_summarizer": summarizer}
 
 
-def summarized(path: Path, benchmarks: set[str]) -> list[tuple[str, str, float]]:
-    """(organisation, benchmark, score) of each score in the summarizer's table."""
+def summarized(path: Path, benchmarks: set[str]) -> list[tuple[str, str]]:
+    """(benchmark, score as printed) of each score in the summarizer's table."""
     with path.open(newline="") as file:
-        return sorted((row["submitter"], name, float(row[name])) for row in csv.DictReader(file) for name in benchmarks
-                      if row.get(name))  # fmt: skip
+        return sorted((name, row[name]) for row in csv.DictReader(file) for name in benchmarks if row.get(name))
 
 
 def synthetic(path: Path, size_bytes: int, other_lines: int) -> None:
@@ -91,8 +90,8 @@ def main() -> int:
             ours.append(process(
                 [*PERFSUITE, "score", str(tree), "--round", args.round, "--json"], scratch / "ours.json"))  # fmt: skip
         found = json.loads((scratch / "ours.json").read_text())["results"]
-        scored = [one for one in found if one["official"]["summarizer_min"] is not None]
-        mine = sorted((one["organisation"], one["benchmark"], one["official"]["summarizer_min"]) for one in scored)
+        scored = [one for one in found if one["official"]["score_min"] is not None]
+        mine = sorted((one["benchmark"], repr(one["official"]["score_min"])) for one in scored)
         table = summarized(scratch / "summary.csv", {one["benchmark"] for one in scored})
         logs = {}
         for name, other_lines in (("log lines only", 0), ("one log line in 100", 99)):
