@@ -53,7 +53,11 @@ def check(
         said.why.append("the system description is not right")
     benchmark = folder.benchmark if inside else benchmark
     if benchmark not in official_files.benchmarks(played.usage, played.ruleset):
-        said.passed_over = f"{benchmark} is no benchmark of {played.name} in its table"
+        reason = f"{benchmark} is no benchmark of {played.name} in its table" if benchmark else "no one benchmark"
+        if inside:
+            said.passed_over = reason
+        else:  # by its name in a submission it would be another
+            said.why.append(reason)
         said.accepted = not said.why
         return said
     runs = sorted(runs, key=lambda run: str(run.path)) if folder.named_by_the_rules or not inside else []
