@@ -235,7 +235,7 @@ def test_half_of_a_surrogate_pair_in_a_log_ends_no_command(tmp_path):
         *[("eval_accuracy", value) for value in (float("nan"), 10**4000, "x", [1], {"a": float("inf")})],
         *[("seed", value) for value in (float("inf"), {"a": float("nan")}, [[[]]])],
         *[("submission_division", value) for value in (False, 1, None)],
-        *[("submission_benchmark", value) for value in (False, 10**20, None)],
+        *[("submission_benchmark", value) for value in (False, 10**20, None, "1" * 400, "\0")],
     ],
     ids=lambda value: str(value)[:20],
 )

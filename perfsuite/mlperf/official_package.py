@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perfsuite.mlperf import official_convergence, official_files, official_power, official_system, rounds
+from perfsuite.mlperf import (
+    official_check,
+    official_convergence,
+    official_files,
+    official_power,
+    official_system,
+    rounds,
+)
 from perfsuite.mlperf.convergence import Convergence
 from perfsuite.mlperf.official_check import Crash
 from perfsuite.mlperf.official_run import OfficialRun
@@ -99,14 +106,7 @@ def _compliance(said: Package, folder: Folder, runs: Sequence[OfficialRun], benc
 
 def _first_message(runs: Sequence[OfficialRun]) -> str:
     message = next((message for run in runs for message in run.answer.messages), None)
-    return f": {in_short(message)}" if message else ""
-
-
-def in_short(message: str) -> str:
-    """A message of the compliance checker on one line."""
-    first, _, rest = message.partition("\n")
-    failed = rest.partition("failed test:")[2].strip().split("\n")[0]
-    return first + (f"; failed test: {failed}" if failed else "")
+    return f": {official_check.in_short(message)}" if message else ""
 
 
 def _seeds(said: Package, folder: Folder, runs: Sequence[OfficialRun]) -> None:
