@@ -5,6 +5,7 @@ Exit codes: 0 done (target reached), 1 target not reached, 2 bad usage or input 
 With --json one JSON document goes to standard output and everything else to standard error.
 """
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -37,7 +38,8 @@ JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document o
 def main() -> None:
     """Entry point: every user error is one line on standard error and exit code 2, never a traceback."""
     for stream in (sys.stdout, sys.stderr):  # a log, or a file's name, may hold what an encoding has no letter for
-        stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:

@@ -412,3 +412,16 @@ def test_what_is_said_of_one_log_is_of_that_log(tmp_path):
     logs.write(log, logs.without(logs.run(15), "seed"))
     code, text = said("--differences")
     assert code == 1 and "rules text: no, by the official checkers: yes" in text and "no seed is logged" in text
+
+
+def test_logs_of_two_benchmarks_are_no_result(tmp_path):
+    for i in range(4):
+        benchmark = "bert" if i == 1 else "llama31_8b"
+        logs.write(tmp_path / f"result_{i}.txt", logs.run(15, seed=i, minutes=60 + i, benchmark=benchmark))
+    for command in (["score"], ["score", "--round", "6.1"], ["verify", "--round", "6.1"],
+                    ["verify", "--round", "6.1", "--official"]):  # fmt: skip
+        invoked = CliRunner().invoke(cli, [*command, os.fspath(tmp_path)], standalone_mode=False)
+        assert invoked.return_value == 1, command
+    (folder,) = results.find(tmp_path)
+    scored = folder_score.score(folder, None)
+    assert scored["score_min"] is None and scored["why"] == "the logs are of 2 benchmarks: bert, llama31_8b"

@@ -259,6 +259,23 @@ def test_against_another_result(tmp_path):
     assert "nothing to compare" in str(done.exception)
 
 
+def test_a_result_without_a_score_is_compared_with_nothing(tmp_path):
+    ended = ["aborted"] * 2 + ["success"] * 8
+    failed = folder(tmp_path, [run(60 + i, seed=i, status=status) for i, status in enumerate(ended)], "failed")
+    good = folder(tmp_path, [run(70 + i, seed=i) for i in range(10)], "good")
+    (found,) = json.loads(invoke(good, "--against", failed, "--json").stdout)["compared"]
+    assert found["says"] == "cannot tell" and "2 of 10 runs did not converge" in found["why"]
+
+
+def test_what_would_be_markup_is_text(tmp_path):
+    events = run(60)
+    logs.find(events, "run_stop")["metadata"]["status"] = "[/bold]"
+    where = folder(tmp_path, [run(61, seed=2), events], "a[b]")
+    assert "[/bold]" in invoke(where, "--runs").output
+    where = folder(tmp_path, [run(60 + i, seed=i) for i in range(10)], "c[d]")
+    assert "c[d]" in invoke(where, "--against", where).output
+
+
 def test_hpc_folders_strong_and_weak(tmp_path):
     root = tmp_path / "Lab"
     for scaling, count in (("strong", 10), ("weak", 12)):

@@ -226,3 +226,29 @@ def test_half_of_a_surrogate_pair_in_a_log_ends_no_command(tmp_path):
         done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         assert done.returncode == code and "\\ud800" in done.stdout, done.stderr
     ElementTree.parse(tmp_path / "out.xml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("global_batch_size", value) for value in (float("nan"), float("inf"), 10**4000, 1e-320, -1, "32", [32])],
+        *[("eval_accuracy", value) for value in (float("nan"), 10**4000, "x", [1], {"a": float("inf")})],
+        *[("seed", value) for value in (float("inf"), {"a": float("nan")}, [[[]]])],
+        *[("submission_division", value) for value in (False, 1, None)],
+        *[("submission_benchmark", value) for value in (False, 10**20, None, "1" * 400, "\0")],
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_value_that_cannot_be_is_an_error_to_every_command(tmp_path, key, value):
+    events = logs.run(15)
+    logs.find(events, key)["value"] = value
+    if key == "eval_accuracy" and not isinstance(value, float | int):  # where the official checker ends
+        assert verified(logs.write(tmp_path / "result_0.txt", events))["logs"][0]["official_crashed"]
+    else:
+        [one for one in events if one["key"] == key][-1]["value"] = value
+    path = str(logs.write(tmp_path / "result_0.txt", events))
+    for arguments in (["verify"], ["verify", "--json"], ["verify", "--differences"], ["verify", "--official"],
+                      ["score", "--json"], ["score", "--official"], ["score", "--html", f"{tmp_path}/p"]):  # fmt: skip
+        done = CliRunner().invoke(cli, [*arguments, path, "--round", "6.1"], standalone_mode=False)
+        is_free = arguments[0] == "score" or "--official" in arguments  # the official checker takes many of them
+        assert done.exception is None and done.return_value in ((0, 1) if is_free else (1,)), arguments

@@ -228,14 +228,16 @@ def _why(rules: Convergence) -> str:
 
 
 def _convergence(of: Runs) -> Iterator[Finding]:
-    if of.division != "closed" or of.submitted is None or not of.submitted or of.folder.path.is_file():
+    if of.division != "closed" or not of.submitted or of.folder.path.is_file():
+        return
+    if of.round.version < official_convergence.FIRST_RULESET:
         return
     try:
         official = official_convergence.check(of.submitted, of.round.usage, of.round.ruleset)
         rules = official_convergence.check(_as_the_text_counts(of), of.round.usage, of.round.ruleset, "rules")
     except official_convergence.Crash as crash:
-        yield Finding("convergence", WARNING, f"no reference convergence points: {crash}", None, CONVERGENCE,
-                      CONTRARY)  # fmt: skip
+        text = f"convergence is not checked: the official checker ends with a traceback: {crash}"
+        yield Finding("convergence", WARNING, text, None, CONVERGENCE, CONTRARY)
         return
     agree = SAME if rules.passed == official.passed else CONTRARY
     if not rules.passed:

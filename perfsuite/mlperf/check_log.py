@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
-from perfsuite.mlperf import restricted, rounds
+from perfsuite.mlperf import official_check, restricted, rounds
 from perfsuite.mlperf.case import Case
 from perfsuite.mlperf.check_quality import quality, schedule
 from perfsuite.mlperf.finding import CONTRARY, ERROR, NOT_CHECKED, SAME, WARNING, Finding
@@ -55,8 +55,7 @@ def official(case: Case) -> Iterator[Finding]:
     for message in case.answer.messages:
         if message == "Log lines had parsing errors.":
             continue
-        told = " ".join(message.split("\n")[0].split())
-        failed = message.partition("failed test:")[2].strip().split("\n")[0]
+        told, failed = official_check.parts(message)
         if failed.startswith(_INIT_TIME) and _exceeds_init_limit(case):  # another check says what the rules make of it
             continue
         correction = next((one for key, one in wrong.items() if key in told or key in failed), None)

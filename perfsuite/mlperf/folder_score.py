@@ -35,7 +35,8 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
     known = seen.official_rules_of(played)
     logs, official = [one.run for one in looked], [one.official for one in looked if one.official]
     verified = verify.verify(folder, played, looked) if known or (played and played.is_own) else None
-    benchmark = _one({log.benchmark for log in logs} - {None}) or folder.benchmark
+    named = {log.benchmark for log in logs} - {None}
+    benchmark = _one(named) or folder.benchmark
     described = folder.system_description() or {}
     division = described.get("division") or _one({log.division for log in logs} - {None})
     weak = folder.scaling == "weak"
@@ -47,6 +48,9 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         checks, why_no_check = _convergence(found, official, benchmark, division, played)
     if folder.is_pruned:
         found.time_s, found.ci95_s, found.why = None, None, "pruned logs are no result"
+    elif len(named) > 1:
+        found.time_s, found.ci95_s = None, None
+        found.why = f"the logs are of {len(named)} benchmarks: {', '.join(sorted(named)[:4])}"
     elif folder.in_odd_place:
         found.notes.append("lies where a submission has no results: these are logs, not a result")
     factor = checks["rules"].factor if checks and division == "closed" and not weak else 1.0

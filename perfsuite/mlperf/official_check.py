@@ -102,6 +102,19 @@ class _Messages:
         self.warnings: dict[str, str] = {}
 
 
+def parts(message: str) -> tuple[str, str]:
+    """(what a message says, the test that failed or could not be done, or ""), a line each."""
+    first, _, rest = message.partition("\n")
+    test = rest if first.startswith("Failed executing") else rest.partition("failed test:")[2]
+    return " ".join(first.split()).rstrip(":"), test.strip().split("\n")[0]
+
+
+def in_short(message: str) -> str:
+    """A message on one line."""
+    said, test = parts(message)
+    return said + (f"; failed test: {test}" if test else "")
+
+
 # -- lines -------------------------------------------------------------------------------------------------------------
 
 
@@ -144,7 +157,11 @@ def _parse_v06(number: int, text: str) -> Line:
 @cache
 def _rules(name: str) -> _Rules:
     path = official_files.checker_folder() / name
-    if not path.is_file():
+    try:
+        known = path.is_file()
+    except OSError as error:  # the log's benchmark or division is part of the name
+        raise Crash(f"OSError: {error.strerror}: {name[:80]}") from error
+    if not known:
         raise Crash(f"FileNotFoundError: there is no rule file {name}")
     begin, rules, end = None, {}, ()
     for record in official_files.yaml_records(path):

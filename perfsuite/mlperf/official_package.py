@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perfsuite.mlperf import official_convergence, official_files, official_power, official_system, rounds
+from perfsuite.mlperf import (
+    official_check,
+    official_convergence,
+    official_files,
+    official_power,
+    official_system,
+    rounds,
+)
 from perfsuite.mlperf.convergence import Convergence
 from perfsuite.mlperf.official_check import Crash
 from perfsuite.mlperf.official_run import OfficialRun
@@ -53,7 +60,11 @@ def check(
         said.why.append(f"the system description checker: {described.wrong}")
     benchmark = folder.benchmark if inside else benchmark
     if benchmark not in official_files.benchmarks(played.usage, played.ruleset):
-        said.passed_over = f"{benchmark} is no benchmark of {played.name} in its table"
+        reason = f"{benchmark} is no benchmark of {played.name} in its table" if benchmark else "no one benchmark"
+        if inside:
+            said.passed_over = reason
+        else:  # by its name in a submission it would be another
+            said.why.append(reason)
         said.accepted = not said.why
         return said
     runs = sorted(runs, key=lambda run: str(run.path)) if folder.named_by_the_rules or not inside else []
@@ -95,14 +106,7 @@ def _compliance(said: Package, folder: Folder, runs: Sequence[OfficialRun], benc
 
 def _first_message(runs: Sequence[OfficialRun]) -> str:
     message = next((message for run in runs for message in run.answer.messages), None)
-    return f": {in_short(message)}" if message else ""
-
-
-def in_short(message: str) -> str:
-    """A message of the compliance checker on one line."""
-    first, _, rest = message.partition("\n")
-    failed = rest.partition("failed test:")[2].strip().split("\n")[0]
-    return first + (f"; failed test: {failed}" if failed else "")
+    return f": {official_check.in_short(message)}" if message else ""
 
 
 def _seeds(said: Package, folder: Folder, runs: Sequence[OfficialRun]) -> None:

@@ -16,6 +16,9 @@ def judge(a: dict[str, Any], b: dict[str, Any]) -> Verdict:
         return verdict.cannot_tell(f"{a['benchmark']} and {b['benchmark']} are two benchmarks")
     if a["throughput"] or b["throughput"]:
         return verdict.cannot_tell("throughput is one time for all models: it has no runs to compare")
+    for folder in (a, b):
+        if folder["score_min"] is None:  # runs that failed and do not count would make it look better than it is
+            return verdict.cannot_tell(f"{folder['label']} has no score: {folder['why']}")
     times = [[run["time_s"] * folder["factor"] for run in folder["runs"] if run["counts"] and run["time_s"]]
              for folder in (a, b)]  # fmt: skip
     for folder, its in zip((a, b), times, strict=True):

@@ -56,7 +56,7 @@ def _one_log(one: Seen) -> Package:
     """One log has no package: what the official compliance checker says of it."""
     answer = one.official.answer
     why = [f"ends with a traceback: {answer.crashed}"] if answer.crashed else []
-    return Package(answer.valid, why + [official_package.in_short(message) for message in answer.messages],
+    return Package(answer.valid, why + [official_check.in_short(message) for message in answer.messages],
                    crashed=answer.crashed, logs_not_compliant=int(not answer.valid))  # fmt: skip
 
 

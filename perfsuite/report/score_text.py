@@ -155,7 +155,7 @@ def _runs(one: dict[str, Any]) -> Table:
     for run in one["runs"]:
         clock, init = run["clock_s"], run["init_s"]
         kept = "no: not among the runs that count" if not run["counts"] else run["dropped"] or "yes"
-        table.add_row(
+        cells = (
             run["log"],
             str(run["status"] or "unknown"),
             "unknown" if clock is None else f"{clock / 60:.4f}",
@@ -164,6 +164,7 @@ def _runs(one: dict[str, Any]) -> Table:
             "unknown" if init is None else f"{init / 60:.2f}",
             f"dropped: {kept}" if run["dropped"] else kept,
         )
+        table.add_row(*map(Text, cells))  # a log may hold what would be markup
     return table
 
 
@@ -172,9 +173,11 @@ def _number(value: Any) -> str:
 
 
 def _compared(compared: list[dict[str, Any]]) -> Table:
-    table = Table("first", "second", "benchmark", "says", "second over first", box=SIMPLE, pad_edge=False)
+    table = Table(box=SIMPLE, pad_edge=False)
+    for column in ("first", "second", "benchmark", "says", "second over first"):
+        table.add_column(column, overflow="fold")  # systems differ in their last letters
     for one in compared:
         ratio = "-" if one["ratio"] is None else f"{one['ratio']:.3f} ({one['ci95'][0]:.3f} to {one['ci95'][1]:.3f})"
         says = one["says"] if one["ratio"] is not None else f"{one['says']}: {one['why']}"
-        table.add_row(one["a"], one["b"], one["benchmark"], says, ratio)
+        table.add_row(*map(Text, (one["a"], one["b"], one["benchmark"] or "?", says, ratio)))
     return table

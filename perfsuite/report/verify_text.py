@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from perfsuite.mlperf import official_package
+from perfsuite.mlperf import official_check
 
 WIDTH = 120
 _STYLES = {"error": "red", "warning": "yellow"}
@@ -92,7 +92,7 @@ def _official(one: dict[str, Any]) -> list[RenderableType]:
     for log in one["logs"]:
         if log["official_crashed"]:
             parts.append(Text(f"    {log['log']}: ends with a traceback: {log['official_crashed']}"))
-        told = map(official_package.in_short, log["official_messages"])
+        told = map(official_check.in_short, log["official_messages"])
         parts += [Text(f"    {log['log']}: {message}") for message in told]
     return parts
 
