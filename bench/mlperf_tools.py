@@ -45,7 +45,7 @@ def official(tree: Path, played: rounds.Round, scratch: Path) -> dict[str, Any]:
     shutil.copytree(tree, copy)
     told = [played.usage, played.ruleset]
     # The summarizer first: both write scaling.json, and what the tree came with is what is compared.
-    summarizer = process([*OFFICIAL, "mlperf_logging.result_summarizer", str(copy), *told, "--csv",
+    summarizer = process([*OFFICIAL, "mlperf_logging.result_summarizer", f"{copy}/{{*}}", *told, "--csv",
                           str(scratch / "summary.csv")], scratch / "summary.txt")  # fmt: skip
     runs = [process([*OFFICIAL, "mlperf_logging.package_checker", str(org), *told], scratch / f"{org.name}.txt")
             for org in sorted(copy.iterdir()) if (org / "results").is_dir()]  # fmt: skip
