@@ -15,6 +15,8 @@ def _told(_: Any, __: Any, pairs: tuple[str, ...]) -> dict[str, str]:
         field, equals, value = pair.partition("=")
         if not equals:
             raise click.BadParameter(f"{pair!r} is not FIELD=VALUE")
+        if told.get(field, value) != value:
+            raise click.BadParameter(f"{field} is {told[field]!r} and {value!r}: give it once")
         told[field] = value
     return told
 

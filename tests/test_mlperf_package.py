@@ -203,6 +203,7 @@ def test_several_records_of_one_machine(tmp_path):
         (["--set", "division=closed"], "--division says it"),
         (["--set", "status=sold"], "it is one of Available on-premise"),
         (["--set", "cooling"], "is not FIELD=VALUE"),
+        (["--set", "cooling=air", "--set", "cooling=water"], "cooling is 'air' and 'water'"),
         (["--org", "A B"], "names a folder"),
         (["--system", ".box"], "names a folder"),
         (["--round", "9.9"], "no rules of training 9.9.0"),

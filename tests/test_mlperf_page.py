@@ -138,6 +138,18 @@ def test_evaluations_that_the_clock_cannot_hold_are_not_shared_out(tmp_path):
     assert score_curves.times(log)["evaluation_s"] is None
 
 
+def test_runs_whose_names_begin_alike_have_a_bar_each(tmp_path):
+    root = submission(tmp_path / "Acme")
+    where = next(root.rglob("power")).parent
+    for path in [*where.glob("result_*.txt"), *where.glob("power/result_*")]:
+        path.rename(path.with_name(path.name.replace("result_", "job-20240510_").replace(".txt", ".log")))
+    (one,) = detailed(where)
+    for chart in (score_charts.shares(one), score_charts.power(one)):
+        (view,) = chart["views"].values()
+        assert view["data"][0]["x"] == list(range(10))
+        assert view["layout"]["xaxis"]["ticktext"] == [str(i + 1) for i in range(10)]
+
+
 def test_names_in_a_tree_are_text(tmp_path):
     root = logs.submission(tmp_path / "Acme", [logs.run(3, seed=i) for i in range(10)], system="<b>x")
     html = score_page.render(detailed(root), [], "<script>alert(1)</script>")

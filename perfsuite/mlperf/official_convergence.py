@@ -91,8 +91,6 @@ def _read(data: bytes, ruleset: str) -> Submitted:
 def check(logs: list[Submitted], usage: str, ruleset: str, mode: str = "official") -> Convergence:
     """The answer on the logs of one folder, in the official checker's order of questions. Raises Crash."""
     batch_size, benchmark = _common(logs)
-    if benchmark not in NUM_RUNS[usage]:
-        raise Crash(f"KeyError: {benchmark!r}")
     reference = reference_of(benchmark, usage, ruleset)
     if batch_size == -1:
         return Convergence(mode, False, "Could not detect global_batch_size")
@@ -123,6 +121,8 @@ def _common(logs: list[Submitted]) -> tuple[Any, Any]:
 
 def reference_of(benchmark: str, usage: str, ruleset: str) -> dict[float, list[float]]:
     """{batch size: runs} of the official package. Raises Crash where it has none."""
+    if benchmark not in NUM_RUNS[usage]:
+        raise Crash(f"KeyError: {benchmark!r}")
     path = official_files.package_folder() / "rcp_checker" / f"{usage}_{ruleset}" / f"rcps_{benchmark}.json"
     if not path.is_file():
         raise Crash(f"FileNotFoundError: the package has no reference convergence points of {benchmark} in {ruleset}")

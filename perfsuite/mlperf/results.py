@@ -97,8 +97,9 @@ def _without_result_logs(path: Path, found: Iterable[Path]) -> Iterator[Folder]:
 
 
 def _other_logs(path: Path, how: Literal["glob", "rglob"]) -> list[Path]:
+    """Files with log lines; those under power/ are of the power of a run, and no run."""
     return [log for pattern in _OTHER_LOGS for log in getattr(path, how)(pattern)
-            if log.is_file() and _has_log_lines(log)]  # fmt: skip
+            if "power" not in log.relative_to(path).parts and log.is_file() and _has_log_lines(log)]  # fmt: skip
 
 
 def _in_order(logs: list[Path]) -> tuple[Path, ...]:

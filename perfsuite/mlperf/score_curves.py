@@ -59,7 +59,7 @@ def _reference(benchmark: str | None, played: Round | None) -> dict[str, list[di
             known = official_convergence.reference_of(benchmark, played.usage, played.ruleset)
             num_runs = official_convergence.NUM_RUNS[played.usage][benchmark]
             drop = rounds.dropped(benchmark)
-    except (own_class.NoReference, official_convergence.Crash, KeyError):
+    except (own_class.NoReference, official_convergence.Crash):
         return None
     found = {}
     for mode in convergence.MODES:

@@ -1,5 +1,6 @@
 """Charts of one score: its runs, their convergence against the reference, where their time went, their power."""
 
+from pathlib import PurePath
 from typing import Any
 
 from perfsuite.report.charts import Chart, hue, plain
@@ -7,6 +8,8 @@ from perfsuite.report.figures import percent, seconds, si
 
 _HEIGHT = 260
 _MOST_EPOCHS = 10_000
+_LONGEST_NAME = 4
+_MOST_NAMES = 20
 _MODES = {"rules": "--hue-1", "official": "--hue-2", "hull": "--hue-3"}
 _MARGIN = {"l": 56, "r": 12, "t": 30, "b": 44}
 _LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
@@ -41,9 +44,8 @@ def runs(one: dict[str, Any]) -> Chart | None:
             shapes.append({"type": "rect", "xref": "paper", "x0": 0, "x1": 1, "y0": low, "y1": high,
                            "line": {"width": 0}, "fillcolor": "--hue-1/15", "layer": "below"})  # fmt: skip
     layout = {
-        "xaxis": {"title": {"text": "run"}, "tickvals": [i for i, _ in rows],
-                  "ticktext": [_numbers(one)[_stem(run["log"])] for _, run in rows], "showgrid": False},
-        "yaxis": {"title": {"text": "minutes"}}, "legend": _LEGEND, "margin": _MARGIN, "shapes": shapes,
+        "xaxis": _axis(one), "yaxis": {"title": {"text": "minutes"}}, "legend": _LEGEND, "margin": _MARGIN,
+        "shapes": shapes,
         "hovermode": "closest", "showlegend": True,
     }  # fmt: skip
     return {"views": {"runs": {"data": data, "layout": layout}}, "height": _HEIGHT}
@@ -56,17 +58,18 @@ def _run_hover(run: dict[str, Any]) -> str:
     return "<br>".join([*said, *([f"dropped: {run['dropped']}"] if run["dropped"] else [])])
 
 
-def _stem(log: str) -> str:
-    return log.removesuffix(".txt")
+def _name(log: str) -> str:
+    return log.removesuffix(".txt").removeprefix("result_")
 
 
-def _numbers(one: dict[str, Any]) -> dict[str, str]:
-    """What each run is called under an axis: the number in the name of its log; where that is long, its place."""
-    stems = [_stem(run["log"]) for run in one["runs"]]
-    short = [plain(stem.removeprefix("result_"), 8) for stem in stems]
-    if len(set(short)) < len(short) or any(len(name) > 4 for name in short):
-        short = [str(i) for i in range(len(stems))]
-    return dict(zip(stems, short, strict=True))
+def _axis(one: dict[str, Any]) -> dict[str, Any]:
+    """Of one place for each run; where names are too long for it, the first is 1."""
+    names = [_name(run["log"]) for run in one["runs"]]
+    if any(len(name) > _LONGEST_NAME for name in names):
+        names = [str(i + 1) for i in range(len(names))]
+    every = -(-len(names) // _MOST_NAMES)
+    return {"title": {"text": "run"}, "tickvals": list(range(0, len(names), every)),
+            "ticktext": [plain(name) for name in names[::every]], "showgrid": False}  # fmt: skip
 
 
 def _line(y: float, colour: str, dash: str = "solid") -> dict[str, Any]:
@@ -162,12 +165,12 @@ def _quality(one: dict[str, Any]) -> dict[str, Any] | None:
              if entry["evaluations"]]  # fmt: skip
     if not drawn:
         return None
-    data, numbers = [], _numbers(one)
+    data = []
     for i, (run, entry) in enumerate(drawn):
         metrics = list(dict.fromkeys(e[2] for e in entry["evaluations"]))
         for metric in metrics:
             points = [e for e in entry["evaluations"] if e[2] == metric]
-            name = f"run {numbers[_stem(run['log'])]}" + (f" {metric}" if metric and len(metrics) > 1 else "")
+            name = f"run {_name(run['log'])}" + (f" {metric}" if metric and len(metrics) > 1 else "")
             data.append({
                 "type": "scatter", "mode": "lines+markers", "name": plain(name, 24), "x": [p[0] for p in points],
                 "y": [p[1] for p in points], "marker": {"size": 4, "color": hue(i)}, "showlegend": False,
@@ -184,22 +187,23 @@ def _quality(one: dict[str, Any]) -> dict[str, Any] | None:
 
 def shares(one: dict[str, Any]) -> Chart | None:
     """Initialisation, training and evaluation of each run, stacked."""
-    rows = [entry for entry in one["curves"]["runs"] if entry["times"]["training_s"] is not None]
+    rows = [(i, entry) for i, entry in enumerate(one["curves"]["runs"]) if entry["times"]["training_s"] is not None]
     if not rows:
         return None
     parts = {"init": ("init_s", "--muted"), "training": ("training_s", "--hue-1"),
              "evaluation": ("evaluation_s", "--hue-2")}  # fmt: skip
-    data, numbers = [], _numbers(one)
+    data = []
     for name, (key, colour) in parts.items():
-        if any(row["times"][key] for row in rows):
+        if any(row["times"][key] for _, row in rows):
             data.append({
-                "type": "bar", "name": name, "x": [numbers[_stem(row["log"])] for row in rows],
-                "y": [(row["times"][key] or 0.0) / 60 for row in rows], "marker": {"color": colour},
-                "hovertemplate": f"run %{{x}}: {name} %{{y:.4g}} min<extra></extra>",
+                "type": "bar", "name": name, "x": [i for i, _ in rows],
+                "y": [(row["times"][key] or 0.0) / 60 for _, row in rows], "marker": {"color": colour},
+                "customdata": [plain(_name(row["log"])) for _, row in rows],
+                "hovertemplate": f"run %{{customdata}}: {name} %{{y:.4g}} min<extra></extra>",
             })  # fmt: skip
     layout = {
-        "barmode": "stack", "xaxis": {"title": {"text": "run"}, "type": "category", "showgrid": False},
-        "yaxis": {"title": {"text": "minutes"}}, "legend": _LEGEND, "margin": _MARGIN, "showlegend": True,
+        "barmode": "stack", "xaxis": _axis(one), "yaxis": {"title": {"text": "minutes"}}, "legend": _LEGEND,
+        "margin": _MARGIN, "showlegend": True,
     }  # fmt: skip
     return {"views": {"shares": {"data": data, "layout": layout}}, "height": _HEIGHT}
 
@@ -224,22 +228,21 @@ def _median(values: list[float | None]) -> float | None:
 def power(one: dict[str, Any]) -> Chart | None:
     """Joules of each run with their bound, from the power logs."""
     energy = one["energy"]
-    rows = [(name, run) for name, run in (energy or {"runs": {}})["runs"].items() if run["joules"] is not None]
+    rows = [(i, name, run) for i, (name, run) in enumerate((energy or {"runs": {}})["runs"].items())
+            if run["joules"] is not None]  # fmt: skip
     if not rows:
         return None
-    clocks = {run["log"].removesuffix(".txt"): run["clock_s"] for run in one["runs"]}
-    numbers = _numbers(one)
-    hover = [f"{plain(name)}: {si(run['joules'], 'J')}, {si(run['joules'] / clocks[name], 'W')} on average"
-             + "".join(f"<br>{plain(flag)}" for flag in run["flags"][:2]) for name, run in rows]  # fmt: skip
+    clocks = {PurePath(run["log"]).stem: run["clock_s"] for run in one["runs"]}
+    hover = [f"run {plain(_name(name))}: {si(run['joules'], 'J')}, {si(run['joules'] / clocks[name], 'W')} on average"
+             + "".join(f"<br>{plain(flag)}" for flag in run["flags"][:2]) for _, name, run in rows]  # fmt: skip
     data = [{
-        "type": "bar", "x": [numbers[name] for name, _ in rows], "y": [run["joules"] / 1e6 for _, run in rows],
+        "type": "bar", "x": [i for i, _, _ in rows], "y": [run["joules"] / 1e6 for _, _, run in rows],
         "marker": {"color": "--hue-4"}, "customdata": hover, "hovertemplate": "%{customdata}<extra></extra>",
-        "error_y": {"type": "data", "array": [(run["bound_j"] or 0.0) / 1e6 for _, run in rows], "color": "--muted",
+        "error_y": {"type": "data", "array": [(run["bound_j"] or 0.0) / 1e6 for _, _, run in rows], "color": "--muted",
                     "thickness": 1},
     }]  # fmt: skip
     layout = {
-        "xaxis": {"title": {"text": "run"}, "type": "category", "showgrid": False},
-        "yaxis": {"title": {"text": "MJ"}}, "margin": _MARGIN,
+        "xaxis": _axis(one), "yaxis": {"title": {"text": "MJ"}}, "margin": _MARGIN,
     }  # fmt: skip
     if energy["energy_j"] is not None:
         layout["shapes"] = [_line(energy["energy_j"] / 1e6, "--fg")]

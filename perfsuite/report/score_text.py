@@ -148,7 +148,9 @@ def _why_failed(check: dict[str, Any]) -> str:
 
 
 def _runs(one: dict[str, Any]) -> Table:
-    table = Table("run", "status", box=SIMPLE, pad_edge=False)
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("run", overflow="fold")
+    table.add_column("status")
     for column in ("clock, min", "quality", "samples or epochs", "init, min"):
         table.add_column(column, justify="right")
     table.add_column("in the mean")
