@@ -123,6 +123,13 @@ def test_4_evaluations_off_schedule_no_cache_clear_no_seed(tmp_path, change, say
     assert not verified["valid"] and says in errors(verified)
 
 
+def test_4_a_folder_without_seeds_is_refused_by_both(tmp_path):
+    root = logs.submission(tmp_path / "Acme", runs(lambda events, i: logs.without(events, "seed")))
+    assert not package_check(root)
+    verified, _ = ours(root)
+    assert not verified["valid"] and not verified["official"]["accepted"] and verify.differences(verified) == []
+
+
 def test_5_exit_codes(tmp_path):
     root = logs.submission(tmp_path / "Acme", runs(count=3))
     command = [sys.executable, "-m", "mlperf_logging.package_checker", str(root), "training", "6.1.0", "--log_output",
@@ -185,6 +192,22 @@ def test_10_parameters_need_a_file_without_a_last_newline():
     """By the rules text no file takes a check back; --official follows it, as tests/test_mlperf_folders.py shows."""
     source = (official_files.package_folder() / "package_checker" / "package_checker.py").read_text()
     assert 'line == "rcp-bypass"' in source and "readlines()" in source
+
+
+@pytest.mark.parametrize(
+    ("bypass", "evals", "change", "says"),
+    [
+        ("rcp-bypass", 5, lambda e, i: e, "the official checker lets it pass"),
+        ("seed-checker-bypass", 15, lambda e, i: logs.without(e, "seed"), "10 of 10 runs are not valid"),
+    ],
+)
+def test_10_what_a_submitter_takes_back_is_a_difference(tmp_path, bypass, evals, change, says):
+    root = logs.submission(tmp_path / "Acme", runs(change, evals=evals))
+    (next(root.rglob("result_0.txt")).parent / "package_checker_params").write_text(bypass)
+    assert package_check(root)
+    verified, _ = ours(root)
+    assert not verified["valid"] and verified["official"]["accepted"]
+    assert any(says in one["text"] for one in verify.differences(verified))
 
 
 def test_11_a_log_of_another_round_ends_with_a_traceback(tmp_path):

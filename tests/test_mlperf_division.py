@@ -171,6 +171,9 @@ def test_the_report_of_a_real_record_says_it():
     with console.capture() as capture:
         console.print(summary(account, None))
     assert "open; validation loss, nats per byte: 1.966 to 1.992 at the end, 5 of 5 runs reach" in capture.get()
+    with console.capture() as capture:
+        console.print(summary(account | {"division": "closed", "closed_quality": None}, None))
+    assert ["division", "closed"] in [line.split() for line in capture.get().splitlines()]
 
 
 def test_a_closed_run_says_closed(tmp_path):
@@ -311,7 +314,7 @@ def test_records_without_rules_need_a_round(tmp_path):
     llama = records.new()
     llama.scale = "mlperf"
     big = records.save(tmp_path / "0002-x", llama, ["x"])
-    assert "of scale tiny, gpu: give --round" in str(invoke("verify", big).exception)
+    assert f"{big}: the rules of our own for llama are of scale tiny, gpu" in str(invoke("verify", big).exception)
 
 
 def test_a_whole_folder_of_records_and_one_log(tmp_path):

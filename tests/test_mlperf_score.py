@@ -139,6 +139,19 @@ def test_initialisation_beyond_its_limit_is_run_time(tmp_path, division, init_s,
         assert f"initialisation was {excess_s} s over the limit" in " ".join(invoke(tmp_path / "runs").output.split())
 
 
+@pytest.mark.parametrize(("played", "excess_s"), [("1.0", 0), ("1.1", 300), ("0.7", 300), ("2.0", 0)])
+def test_the_limit_of_initialisation_is_that_of_the_round(tmp_path, played, excess_s):
+    one = scored(tmp_path, [run(60, init_s=25 * 60, benchmark="resnet")], played=rounds.parse(played))
+    assert one["runs"][0]["init_excess_s"] == pytest.approx(excess_s)
+
+
+def test_a_division_however_it_is_written(tmp_path):
+    runs = [run(60 + i, seed=i, evals=14 + i % 2, division="Closed") for i in range(10)]
+    one = scored(tmp_path, runs, played=rounds.parse("6.1"))
+    assert one["division"] == "closed" and one["convergence_counts"] and one["factor"] > 1
+    assert one["official"]["convergence"] is None  # the official tools ask for the word as it is
+
+
 def test_a_negative_time_is_no_time(tmp_path):
     backwards = run(60)
     logs.find(backwards, "run_stop")["time_ms"] = logs.find(backwards, "run_start")["time_ms"] - 5_000_000

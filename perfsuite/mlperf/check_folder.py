@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from perfsuite.mlperf import official_convergence, own_class, rounds, rulebook
+from perfsuite.mlperf import official_convergence, official_package, own_class, rounds, rulebook
 from perfsuite.mlperf.check_log import RANDOM
 from perfsuite.mlperf.convergence import Convergence
 from perfsuite.mlperf.finding import CONTRARY, ERROR, NOT_CHECKED, SAME, WARNING, Finding
@@ -141,7 +141,9 @@ def _failed(of: Runs) -> Iterator[Finding]:
         return
     named = _named(failed)
     if len(failed) > allowed:
-        refused = (of.official_valid or []).count(False) > of.num_dropped
+        # The official seed checker refuses a folder for one run without a seed.
+        refused = (of.official_valid or []).count(False) > of.num_dropped or (
+            _seeds_checked(of) and not all(of.seeds))  # fmt: skip
         yield Finding("failed", ERROR, f"{len(failed)} of {len(of.runs)} runs are not valid ({named}); the rules allow "
                       f"{allowed}", None, THROUGHPUT if weak else COUNT, SAME if refused else NOT_CHECKED)  # fmt: skip
     elif len(of.runs) > 2 * allowed:
@@ -169,6 +171,10 @@ def _checked_together(of: Runs) -> bool:
             and of.round.version >= official_convergence.FIRST_RULESET)  # fmt: skip
 
 
+def _seeds_checked(of: Runs) -> bool:
+    return _checked_together(of) and not official_package.bypasses_seeds(of.folder)
+
+
 def _seeds(of: Runs) -> Iterator[Finding]:
     """No two runs log the same seed from the same line of the same file: a rule of training from v4.1 on, and of
     throughput in the HPC suite from v2.0 on. The official seed checker asks for both in all rounds.
@@ -178,7 +184,7 @@ def _seeds(of: Runs) -> Iterator[Finding]:
     hpc = of.round.usage == "hpc"
     asked = of.folder.scaling == "weak" and of.round.version >= (2,) if hpc else of.wants_seed
     source = THROUGHPUT if hpc else RANDOM
-    checked = _checked_together(of)
+    checked = _seeds_checked(of)
     twice = logged_twice(of)
     if twice and asked:
         yield Finding("seeds", ERROR, twice, None, source, SAME if checked else NOT_CHECKED)
@@ -239,11 +245,12 @@ def _convergence(of: Runs) -> Iterator[Finding]:
         text = f"convergence is not checked: the official checker ends with a traceback: {crash}"
         yield Finding("convergence", WARNING, text, None, CONVERGENCE, CONTRARY)
         return
-    agree = SAME if rules.passed == official.passed else CONTRARY
+    passed = official.passed or official_package.bypasses_convergence(of.folder, official)
+    agree = SAME if rules.passed == passed else CONTRARY
     if not rules.passed:
         also = "" if agree == SAME else "; the official checker lets it pass"
         if scaled := _scaled(of, official.passed):
-            agree = NOT_CHECKED if official.passed else CONTRARY
+            agree = NOT_CHECKED if passed else CONTRARY
         yield Finding("convergence", WARNING if scaled else ERROR, _why(rules) + also + scaled, None, CONVERGENCE,
                       agree)  # fmt: skip
     elif agree == CONTRARY:

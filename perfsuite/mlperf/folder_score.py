@@ -9,6 +9,7 @@ from perfsuite.mlperf import (
     official_score,
     own_class,
     power_log,
+    rounds,
     rulebook,
     score_curves,
     scoring,
@@ -38,13 +39,15 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
     named = {log.benchmark for log in logs} - {None}
     benchmark = _one(named) or folder.benchmark
     described = folder.system_description() or {}
-    division = described.get("division") or _one({log.division for log in logs} - {None})
+    stated = described.get("division") or _one({log.division for log in logs} - {None})
+    division = rounds.division(stated) or stated
     weak = folder.scaling == "weak"
+    init_limit_s = rulebook.of(played).init_limit_s if played else None
     if played is not None and played.is_own:
-        found = scoring.score(logs, benchmark, own_class.rules_of(played).num_runs)
+        found = scoring.score(logs, benchmark, own_class.rules_of(played).num_runs, init_limit_s)
         checks, why_no_check = _own_convergence(folder, found, played)
     else:
-        found = throughput.score(logs, benchmark) if weak else scoring.score(logs, benchmark)
+        found = throughput.score(logs, benchmark) if weak else scoring.score(logs, benchmark, None, init_limit_s)
         checks, why_no_check = _convergence(found, official, benchmark, division, played)
     if folder.is_pruned:
         found.time_s, found.ci95_s, found.why = None, None, "pruned logs are no result"
@@ -80,7 +83,7 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         "convergence": {mode: asdict(check) for mode, check in checks.items()} if checks else None,
         "convergence_why": why_no_check,
         "convergence_counts": checks is not None and division == "closed",
-        "official": _official(official, folder, benchmark, division, played) if known else None,
+        "official": _official(official, folder, benchmark, stated, played) if known else None,
         "energy": _energy(folder, found),
         "runs": [scoring.as_json(run) for run in found.runs],
         "footnote": FOOTNOTE,

@@ -111,7 +111,7 @@ def _first_message(runs: Sequence[OfficialRun]) -> str:
 
 def _seeds(said: Package, folder: Folder, runs: Sequence[OfficialRun]) -> None:
     """Every log has a seed, each a whole number, and none is logged twice from the same line of the same file."""
-    if _bypasses(folder, "seed-checker-bypass"):
+    if bypasses_seeds(folder):
         said.seeds_right = True
         return
     seen: set[Any] = set()
@@ -136,7 +136,7 @@ def _convergence(said: Package, folder: Folder, runs: Sequence[OfficialRun], pla
         said.convergence = f"ends with a traceback: {crash}"
         raise Crash(str(crash)) from crash
     said.convergence, said.convergence_passed = found.message, found.passed
-    if not found.passed and found.message.startswith(_BYPASSED) and _bypasses(folder, "rcp-bypass"):
+    if bypasses_convergence(folder, found):
         said.convergence, said.convergence_passed = f"{found.message} passed using rcp_bypass", True
     if not said.convergence_passed:
         said.why.append(f"the convergence checker: {found.message}")
@@ -148,6 +148,16 @@ def convergence_of(runs: Sequence[OfficialRun], played: Round) -> Convergence:
     if crashed:
         raise official_convergence.Crash(crashed)
     return official_convergence.check([run.submitted for run in runs], played.usage, played.ruleset)
+
+
+def bypasses_seeds(folder: Folder) -> bool:
+    """Whether a file of the submitter's takes back the seed check."""
+    return _bypasses(folder, "seed-checker-bypass")
+
+
+def bypasses_convergence(folder: Folder, found: Convergence) -> bool:
+    """Whether a file of the submitter's takes back that the convergence check failed."""
+    return not found.passed and found.message.startswith(_BYPASSED) and _bypasses(folder, "rcp-bypass")
 
 
 def _bypasses(folder: Folder, what: str) -> bool:

@@ -44,7 +44,10 @@ def round_of(folder: Folder) -> Round:
         raise ValueError(f"{folder.path}: {made.workload_path} is a workload file of its own, and perfsuite has no "
                          "rules of it: give --round")  # fmt: skip
     played = rounds.own(made.workload, made.scale)
-    rulebook.of(played)
+    try:
+        rulebook.of(played)
+    except ValueError as error:
+        raise ValueError(f"{folder.path}: {error}") from error
     return played
 
 

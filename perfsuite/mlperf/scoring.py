@@ -5,7 +5,7 @@ Times are in seconds.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -16,6 +16,7 @@ from perfsuite.stats import olympic_mean, score_interval
 
 _LARGEST = 1e300
 INIT_LIMIT_S = {"closed": 30 * 60, "open": 4 * 3600}
+"""Of the newest rounds: what holds where no round is given."""
 
 
 @dataclass
@@ -46,9 +47,16 @@ class Score:
     notes: list[str] = field(default_factory=list)
 
 
-def score(logs: Sequence[RunLog], benchmark: str | None, own_num_runs: int | None = None) -> Score:
-    """Score the runs of one folder by the rules text. own_num_runs: of a class of our own, which drops one and one."""
-    runs = [_run(log) for log in logs]
+def score(
+    logs: Sequence[RunLog],
+    benchmark: str | None,
+    own_num_runs: int | None = None,
+    init_limit_s: Mapping[str, float] | None = None,
+) -> Score:
+    """Score the runs of one folder by the rules text. own_num_runs: of a class of our own, which drops one and one;
+    init_limit_s: for "closed" and "open", by the rules of the round.
+    """
+    runs = [_run(log, init_limit_s or INIT_LIMIT_S) for log in logs]
     wanted = own_num_runs or rounds.NUM_RUNS.get(benchmark or "")
     drop = 1 if own_num_runs else rounds.dropped(benchmark)
     result = Score(runs, wanted)
@@ -66,9 +74,9 @@ def score(logs: Sequence[RunLog], benchmark: str | None, own_num_runs: int | Non
     return result
 
 
-def _run(log: RunLog) -> Run:
+def _run(log: RunLog, init_limit_s: Mapping[str, float]) -> Run:
     time_s, init_s = log.time_to_train_s, log.init_s
-    limit_s = INIT_LIMIT_S.get(log.division or "closed", INIT_LIMIT_S["closed"])
+    limit_s = init_limit_s[rounds.division(log.division) or "closed"]
     excess_s = max(0.0, init_s - limit_s) if init_s is not None else 0.0
     if not log.converged or time_s is None:
         return Run(log, math.inf, excess_s)

@@ -50,7 +50,7 @@ def summary(account: dict[str, Any], report_path: str | None) -> RenderableType:
         lines += [(name, said(account["power"])) for name, said in
                   (("by kernel", power_text.by_kernel), ("gpm", power_text.monitor), ("clocks", power_text.clocks))]
     lines.append(("own cost", _overhead(account["overhead"])))
-    if account.get("closed_quality"):
+    if account.get("closed_quality") or account["division"] == "closed":
         lines.append(("division", Text(division.said(account))))
     if ledger:
         lines += [("working set", Text(line)) for line in working_set.sentences(account.get("working_set"))]
