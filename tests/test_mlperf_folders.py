@@ -425,3 +425,15 @@ def test_logs_of_two_benchmarks_are_no_result(tmp_path):
     (folder,) = results.find(tmp_path)
     scored = folder_score.score(folder, None)
     assert scored["score_min"] is None and scored["why"] == "the logs are of 2 benchmarks: bert, llama31_8b"
+
+
+def test_a_difference_that_no_check_is_about_is_explained(tmp_path):
+    """One run may fail; the official seed checker cannot read a log with a damaged line, and refuses the folder."""
+    root = logs.submission(tmp_path / "Acme", [logs.run(15, seed=i, minutes=60 + i) for i in range(10)])
+    path = folder_of(root) / "result_3.txt"
+    path.write_text(path.read_text() + ":::MLLOG {\n")
+    (folder,) = results.find(root)
+    verified = verify.verify(folder, rounds.parse("6.1"))
+    assert verified["valid"] and not verified["official"]["accepted"]
+    assert any("refuse what the rules text allows: the seed checker fails" in one["text"]
+               for one in verify.differences(verified))  # fmt: skip

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from perfsuite.mlperf import check_folder, official_check, official_package, rulebook, seen, system_fields
-from perfsuite.mlperf.finding import ERROR, NOT_CHECKED, SAME, Finding
+from perfsuite.mlperf.finding import CONTRARY, ERROR, NOT_CHECKED, SAME, WARNING, Finding
 from perfsuite.mlperf.official_package import Package
 from perfsuite.mlperf.results import Folder
 from perfsuite.mlperf.rounds import Round
@@ -36,7 +36,7 @@ def verify(folder: Folder, played: Round, logs: list[Seen] | None = None) -> dic
     )
     whole = [*([] if alone else _layout(folder, played)), *check_folder.check(together)]
     each = len(logs) == 1 and not folder.is_pruned
-    return {
+    found = {
         "label": folder.label,
         "path": str(folder.path),
         "one_log": alone,
@@ -50,6 +50,17 @@ def verify(folder: Folder, played: Round, logs: list[Seen] | None = None) -> dic
         "official": asdict(_one_log(logs[0]) if alone else official_package.check(
             folder, official, played, benchmark=together.benchmark, division=together.division)) if known else None,
     }  # fmt: skip
+    if known and found["valid"] != found["official"]["accepted"] and not differences(found):
+        found["findings"].append(asdict(_parting(found["official"])))
+    return found
+
+
+def _parting(official: dict[str, Any]) -> Finding:
+    """Why the official checker says otherwise, where no check of ours is about what it looks at."""
+    text = ("the official checkers do not refuse it: "
+            f"{official['passed_over'] or 'it allows as many failed runs'}" if official["accepted"] else
+            f"the official checkers refuse what the rules text allows: {official['why'][0]}")  # fmt: skip
+    return Finding("official", WARNING, text, None, check_folder.LAYOUT, CONTRARY)
 
 
 def _one_log(one: Seen) -> Package:
