@@ -7,6 +7,7 @@ fields are there. All values are text.
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from perfsuite.mlperf import rounds
 from perfsuite.mlperf.finding import CONTRARY, ERROR, SAME, WARNING, Finding
@@ -28,6 +29,11 @@ _IN_TABLE = ("submitter", "system_name", "host_processor_model_name", "host_proc
 SOURCE = "submission rules, System description"
 
 
+def no_texts(described: dict[str, Any]) -> list[str]:
+    """Fields of the official checker's table that are no text: it joins them, and ends with a traceback."""
+    return [name for name in _IN_TABLE if not isinstance(described.get(name, ""), str)]
+
+
 def check(path: Path, played: Round) -> Iterator[Finding]:
     """Findings on one description. Rounds before 1.0 are not looked at by the official checker."""
     try:
@@ -41,7 +47,7 @@ def check(path: Path, played: Round) -> Iterator[Finding]:
     missing = [name for name in FIELDS if name not in described]
     if missing:
         yield Finding("system", ERROR, f"{path.name} lacks {', '.join(missing)}", None, SOURCE, SAME)
-    numbers = [name for name in _IN_TABLE if not isinstance(described.get(name, ""), str)]
+    numbers = no_texts(described)
     if numbers:
         text = f"{path.name}: {', '.join(numbers)} should be text: the official checker ends with a traceback there"
         yield Finding("system", WARNING, text, None, SOURCE, CONTRARY)
