@@ -196,6 +196,7 @@ CHANGES = {
     "scaling.json": lies('{"scaling_factor": 1.25}'),
     "scaling.json that is no JSON": lies("1.25"),
     "scaling.json without the factor": lies("{}"),
+    "scaling.json with the factor as text": lies('{"scaling_factor": "1.25"}'),
 }
 
 

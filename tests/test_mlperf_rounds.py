@@ -292,8 +292,9 @@ def test_a_division_however_it_is_written(tmp_path):
 
 def test_status_of_a_system_is_asked_for_from_v41(tmp_path):
     for played, says in (("3.1", []), ("4.0", [("warning", "contrary")]), ("4.1", [("error", "the same")])):
-        found, _ = whole(folder(tmp_path / played, [seeded(n) for n in range(5)], "resnet"), played, "system")
+        found, one = whole(folder(tmp_path / played, [seeded(n) for n in range(5)], "resnet"), played, "system")
         assert [(severity, official) for severity, _, official in found] == says
+        assert (one["official"]["system_right"], one["official"]["crashed"]) == (not says, None)
 
 
 def test_runs_that_only_our_rules_refuse_are_not_refused_by_the_official_checker(tmp_path):

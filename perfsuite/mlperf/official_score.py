@@ -139,7 +139,8 @@ def _scaling_factor(folder: Path) -> float:
     if not path.is_file():
         return 1.0
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["scaling_factor"])
+        factor = json.loads(path.read_text(encoding="utf-8"))["scaling_factor"]
+        return factor * 1.0
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise Crash(f"{type(error).__name__}: scaling.json: {error}") from error
 
