@@ -161,3 +161,12 @@ def test_many_results_are_not_all_drawn(tmp_path):
     html = score_page.render([one] * 50, [], "tree")
     assert "10 more results are in the table and not drawn" in html
     assert len(json.loads(html.split('id="charts">')[1].split("</script>")[0])) == 40 * 3
+
+
+def test_a_score_of_what_is_not_valid_is_no_good_news(tmp_path):
+    good, bad = ([logs.run(15, seed=i, minutes=60 + i) for i in range(count)] for count in (10, 9))
+    for name, runs in (("good", good), ("bad", bad)):
+        logs.submission(tmp_path / name / "Acme", runs)
+        page = str(score_page.render(detailed(tmp_path / name), [], name))
+        assert ('class="tile lead"' in page) is (name == "good")
+        assert ("not valid by the rules text</h1>" in page) is (name == "bad")

@@ -56,7 +56,12 @@ def _answer(found: list[dict[str, Any]], of: str) -> Markup:
     if failed:
         which = f"{len(failed)} fail the check of convergence" if len(found) > 1 else "fails the check of convergence"
         said = f"{said}; {which}"
-    word = tag("h1", said, class_="missed" if len(scored) < len(found) or failed else None)
+    invalid = [one for one in found if one["valid"] is False]
+    if invalid:
+        which = f"{len(invalid)} are not valid" if len(found) > 1 else "not valid"
+        said = f"{said}; {which} by the rules text"
+    bad = len(scored) < len(found) or failed or invalid
+    word = tag("h1", said, class_="missed" if bad else None)
     unverified = paragraph(found[0]["footnote"], "quiet")
     return tag("header", join([paragraph(kicker, "kicker"), word, unverified]))
 
@@ -124,7 +129,8 @@ def _tiles(one: dict[str, Any]) -> list[Markup]:
     found = []
     if one["score_min"] is not None:
         interval = "{:#.4g} to {:#.4g} (95 %)".format(*one["ci95_min"]) if one["ci95_min"] else "no interval"
-        found.append(tile("minutes, unverified", f"{one['score_min']:#.4g}", interval, "lead"))
+        found.append(tile("minutes, unverified", f"{one['score_min']:#.4g}", interval,
+                          "" if one["valid"] is False else "lead"))  # fmt: skip
         if one["factor"] != 1:
             found.append(tile("times, as it converges faster", f"{one['factor']:.4f}",
                               f"{one['unscaled_min']:.4g} minutes on the clock"))  # fmt: skip
