@@ -27,12 +27,12 @@ from perfsuite import (
     cli_verify,
     cli_workloads,
 )
+from perfsuite.cli_options import JSON
 from perfsuite.cli_report import account_of, write_page
 
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder that records are kept in.")
 BESIDE = Path("beside the record")
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
 def main() -> None:

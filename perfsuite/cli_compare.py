@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+from perfsuite.cli_options import JSON
 
 
 @click.command()

@@ -8,7 +8,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+from perfsuite.cli_options import JSON
+
 DEVICE = click.option("--device", type=click.Choice(["cpu", "cuda"]), help="cuda where there is one by default.")
 IMPL = click.option("--impl", multiple=True, metavar="NAME", help="Only this implementation; repeatable.")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import click
 
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+from perfsuite.cli_options import JSON
+
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
 

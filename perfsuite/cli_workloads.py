@@ -5,9 +5,10 @@ from pathlib import Path
 
 import click
 
+from perfsuite.cli_options import JSON
+
 OUT = click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("runs"), show_default=True,
                    help="Folder of the records that times are taken from.")
-JSON = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 
 
 @click.command()

@@ -44,7 +44,8 @@ LAYERS = (
     {"perfsuite.prove", "perfsuite.sweep"},
     {"perfsuite.doctor", "perfsuite.cli", "perfsuite.cli_ops", "perfsuite.cli_counters", "perfsuite.cli_compare",
      "perfsuite.cli_track", "perfsuite.cli_prove", "perfsuite.cli_sweep", "perfsuite.cli_workloads",
-     "perfsuite.cli_suite", "perfsuite.cli_report", "perfsuite.cli_score", "perfsuite.cli_verify",
+     "perfsuite.cli_suite", "perfsuite.cli_report", "perfsuite.cli_options",
+     "perfsuite.cli_score", "perfsuite.cli_verify",
      "perfsuite.cli_package", "perfsuite.op_inspect.__main__", "perfsuite.pytest_plugin",
      "perfsuite.bench_plugin"},
 )  # fmt: skip

@@ -8,12 +8,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
-from perfsuite.mlperf import official_convergence, official_package, own_class, rounds, rulebook
+from perfsuite.mlperf import identity, official_convergence, official_package, own_class, rounds, rulebook
 from perfsuite.mlperf.check_log import RANDOM
 from perfsuite.mlperf.convergence import Convergence
 from perfsuite.mlperf.finding import CONTRARY, ERROR, NOT_CHECKED, SAME, WARNING, Finding
+from perfsuite.mlperf.identity import Identity
 from perfsuite.mlperf.official_convergence import Submitted
 from perfsuite.mlperf.reader import Log
 from perfsuite.mlperf.results import Folder
@@ -46,10 +48,14 @@ class Runs:
     submitted: list[Submitted] | None
     """As the official convergence checker reads the logs; None where it cannot, or has no rules."""
 
+    @cached_property
+    def identity(self) -> Identity:
+        """Benchmark and division; asked for often, and it reads a file."""
+        return identity.of(self.folder, self.runs)
+
     @property
     def benchmark(self) -> str | None:
-        names = {run.benchmark for run in self.runs} - {None}
-        return next(iter(names)) if len(names) == 1 else self.folder.benchmark
+        return self.identity.benchmark
 
     @property
     def num_wanted(self) -> int | None:
@@ -70,15 +76,11 @@ class Runs:
 
     @property
     def stated_division(self) -> Any:
-        """As the system description writes it; the logs' where there is none."""
-        described = self.folder.system_description() or {}
-        names = {run.division for run in self.runs} - {None}
-        return described.get("division") or (next(iter(names)) if len(names) == 1 else None)
+        return self.identity.stated_division
 
     @property
     def division(self) -> str | None:
-        """ "closed" or "open", however it is written."""
-        return rounds.division(self.stated_division) or self.stated_division
+        return self.identity.division
 
 
 def seeds_of(log: Log) -> list[tuple[Any, Any, Any]]:

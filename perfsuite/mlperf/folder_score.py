@@ -5,11 +5,11 @@ from typing import Any
 
 from perfsuite.mlperf import (
     convergence,
+    identity,
     official_convergence,
     official_score,
     own_class,
     power_log,
-    rounds,
     rulebook,
     score_curves,
     scoring,
@@ -37,10 +37,9 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
     logs, official = [one.run for one in looked], [one.official for one in looked if one.official]
     verified = verify.verify(folder, played, looked) if known or (played and played.is_own) else None
     named = {log.benchmark for log in logs} - {None}
-    benchmark = _one(named) or folder.benchmark
+    about = identity.of(folder, logs)
+    benchmark, division = about.benchmark, about.division
     described = folder.system_description() or {}
-    stated = described.get("division") or _one({log.division for log in logs} - {None})
-    division = rounds.division(stated) or stated
     weak = folder.scaling == "weak"
     init_limit_s = rulebook.of(played).init_limit_s if played else None
     if played is not None and played.is_own:
@@ -83,7 +82,7 @@ def score(folder: Folder, played: Round | None, detailed: bool = False) -> dict[
         "convergence": {mode: asdict(check) for mode, check in checks.items()} if checks else None,
         "convergence_why": why_no_check,
         "convergence_counts": checks is not None and division == "closed",
-        "official": _official(official, folder, benchmark, stated, played) if known else None,
+        "official": _official(official, folder, benchmark, about.stated_division, played) if known else None,
         "energy": _energy(folder, found),
         "runs": [scoring.as_json(run) for run in found.runs],
         "footnote": FOOTNOTE,
@@ -97,11 +96,6 @@ def _rules(played: Round | None, known: bool) -> str:
     if known or played.is_own:
         return rulebook.said(played)
     return f"{played.name}: runs that make a result, olympic mean; the official package has no rules of it"
-
-
-def _one(values: set[Any]) -> Any:
-    """The only value; None where there are none or several."""
-    return next(iter(values)) if len(values) == 1 else None
 
 
 def _accelerators(described: dict[str, Any]) -> int | None:

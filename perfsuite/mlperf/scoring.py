@@ -24,7 +24,7 @@ class Run:
     """A run as it is scored."""
 
     log: RunLog
-    time_s: float | None
+    time_s: float
     """On the clock, with what its initialisation took beyond the limit; inf where it did not converge."""
     init_excess_s: float = 0.0
     counts: bool = True
@@ -158,7 +158,7 @@ def as_json(run: Run) -> dict[str, Any]:
     last = run.log.last
     return {
         "log": run.log.path.name,
-        "time_s": run.time_s if run.time_s is not None and math.isfinite(run.time_s) else None,
+        "time_s": run.time_s if math.isfinite(run.time_s) else None,
         "clock_s": run.log.time_to_train_s,
         "status": run.log.status,
         "converged": run.log.converged,
